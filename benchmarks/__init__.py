@@ -1,0 +1,1 @@
+"""Benchmarks of geventpg and its peers: ``python -m benchmarks --help``."""

@@ -1,0 +1,78 @@
+"""What geventpg promises, against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.job import Cell
+from benchmarks.registry import SUBJECT
+from benchmarks.summary import Figure, Result
+
+
+@dataclass(frozen=True)
+class Goal:
+    text: str
+    value: float
+    limit: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+class _Figures:
+    """Finds a number in the results, or None where this run has not measured it."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._results = {(result.cell, result.peer): result for result in results}
+
+    def median(self, cell: Cell, metric: str, peer: str = SUBJECT) -> float | None:
+        found = self._figure(cell, metric, peer)
+        return found.median if found else None
+
+    def times_stock(self, cell: Cell, metric: str) -> float | None:
+        found = self._figure(cell, metric, SUBJECT)
+        return found.ratio if found else None
+
+    def _figure(self, cell: Cell, metric: str, peer: str) -> Figure | None:
+        result = self._results.get((cell, peer))
+        return result.figures.get(metric) if result else None
+
+
+def _quotient(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
+
+
+def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, bool]]:
+    """(what, measured, limit, whether the limit is a lower one)."""
+    median = figures.median
+    for metric, what in (("getconn_ns", "getconn + putconn"), ("with_ns", "with block")):
+        cost = figures.times_stock(Cell("checkout", 1), metric)
+        yield f"{what}, of stock's time", cost, 0.2, False
+    for mode in ("autocommit", "transactions"):
+        few, some, many = (Cell("throughput", count, mode) for count in (20, 100, 1_000))
+        rate, cpu = "queries_per_second", "cpu_us_per_query"
+        yield f"100 greenlets, {mode}, times stock", figures.times_stock(some, rate), 2.0, True
+        green = _quotient(median(some, rate), median(some, rate, "psycogreen"))
+        yield f"100 greenlets, {mode}, times psycogreen", green, 1.0, True
+        growth = _quotient(median(many, cpu), median(few, cpu))
+        yield f"CPU per query at 1,000 greenlets to 20, {mode}", growth, 1.3, False
+    short, long = Cell("handoff", 20), Cell("handoff", 10_000)
+    growth = _quotient(median(long, "handoff_ns"), median(short, "handoff_ns"))
+    yield "checkout with 10,000 waiting to 20", growth, 2.0, False
+    for count in (1_000, 10_000):
+        bytes_each = median(Cell("waiter_memory", count), "waiter_bytes")
+        yield f"bytes per waiter, {count:,} waiting", bytes_each, 1024.0, False
+    percent = median(Cell("idle", 500), "cpu_percent")
+    yield "500 waiting greenlets, percent of a core", percent, 1.0, False
+
+
+def goals(results: Sequence[Result]) -> list[Goal]:
+    """Those goals that this run says something about."""
+    return [
+        Goal(text, value, limit, at_least)
+        for text, value, limit, at_least in _promises(_Figures(results))
+        if value is not None
+    ]

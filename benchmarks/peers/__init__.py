@@ -1,0 +1,1 @@
+"""One module per peer, each set up as its own documentation recommends."""

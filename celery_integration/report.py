@@ -1,0 +1,79 @@
+"""One line at start-up: how big the pool is and whether the server has room for it."""
+
+from __future__ import annotations
+
+import logging
+
+from billiard import process
+
+from geventpg import registry
+
+from .settings import Settings
+
+logger = logging.getLogger("celery.worker.geventpg")
+
+_TIMEOUT = 3.0
+
+_ROOM = """
+    select current_setting('max_connections')::int,
+           current_setting('superuser_reserved_connections')::int,
+           (select count(*)::int from pg_stat_activity where backend_type = 'client backend')
+"""
+
+
+Line = tuple[int, str]
+"""A log level and a message."""
+
+
+def start_up(settings: Settings) -> list[Line]:
+    """Return lines about the pool's sizes, the server's limits, and whether they fit.
+
+    Block for 3 s at most. Raise what a checkout raises.
+    """
+    pool = registry.get_pool()
+    with pool.connection(timeout=_TIMEOUT) as conn:
+        row = conn.execute(_ROOM).fetchone()
+    assert row is not None
+    limit, reserved, clients = row
+    others = max(clients - pool.get_stats()["pool_size"], 0)
+    needed = settings.processes * pool.max_size
+    available = limit - reserved
+    lines = [
+        (
+            logging.INFO,
+            f"geventpg: pool min_size={pool.min_size} max_size={pool.max_size} in"
+            f" {settings.processes} process(es) ({settings.kind}, concurrency"
+            f" {settings.concurrency}); server max_connections={limit}, {reserved} reserved,"
+            f" {others} used by others",
+        )
+    ]
+    if needed > available:
+        lines.append(
+            (
+                logging.WARNING,
+                f"geventpg: {settings.processes} process(es) with max_size={pool.max_size} can ask"
+                f" for {needed} connections, but the server gives {available}"
+                f" (max_connections={limit}, {reserved} reserved): lower max_size or the"
+                " concurrency, raise max_connections, or put PgBouncer in between",
+            )
+        )
+    elif needed > available - others:
+        lines.append(
+            (
+                logging.WARNING,
+                f"geventpg: this worker can ask for {needed} connections, but others use"
+                f" {others} of the {available} that the server gives",
+            )
+        )
+    return lines
+
+
+def log(lines: list[Line]) -> None:
+    """Write *lines* to the worker's log, once it has one."""
+    for level, message in lines:
+        logger.log(level, message)
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the first of a prefork worker's children."""
+    return getattr(process.current_process(), "index", 0) == 0

@@ -1,0 +1,86 @@
+"""The worker's settings: where they are read from and what follows from the concurrency."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from geventpg.errors import NotConfigured, OptionError
+from geventpg.options import check_options, from_environment
+
+MAX_SIZE = 20
+"""Default ``max_size`` of a worker's pool, however many greenlets it has.
+
+A PostgreSQL server is fastest with a few active connections per core; beyond that they only
+wait for each other inside the server (HikariCP's "About Pool Sizing" measures it). Twenty
+serve 500 greenlets of short statements, and leave room for other workers within the usual
+``max_connections`` of 100.
+"""
+
+MIN_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker process runs with."""
+
+    kind: str
+    """gevent, prefork, threads or solo."""
+    concurrency: int
+    conninfo: Any
+    options: dict[str, Any]
+
+    @property
+    def processes(self) -> int:
+        """How many processes of this worker have a pool."""
+        return self.concurrency if self.kind == "prefork" else 1
+
+    def __repr__(self) -> str:
+        return f"<Settings {self.kind} concurrency={self.concurrency}>"
+
+
+def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
+    """Read ``geventpg`` from the app's config, or the environment; fill in the defaults.
+
+    Raise `OptionError` or `NotConfigured` with a line that names the setting.
+    """
+    given = _from_config(app)
+    options = from_environment(os.environ) if given is None else dict(given)
+    conninfo = options.pop("conninfo", None) or os.environ.get("GEVENTPG_CONNINFO")
+    if not conninfo:
+        raise NotConfigured(
+            "no conninfo: set geventpg = {'conninfo': 'host=... dbname=...'} in the Celery"
+            " config (CELERY_GEVENTPG with Django's namespace) or GEVENTPG_CONNINFO"
+        )
+    check_options({k: v for k, v in options.items() if k in ("min_size", "max_size")})
+    _fill_in_sizes(options, kind, concurrency)
+    return Settings(kind, concurrency, conninfo, options)
+
+
+def _from_config(app: Any) -> Mapping[str, Any] | None:
+    for key in ("geventpg", "GEVENTPG", "CELERY_GEVENTPG"):
+        value = app.conf.get(key)
+        if value is None:
+            continue
+        if isinstance(value, str) or callable(value):
+            return {"conninfo": value}
+        if isinstance(value, Mapping):
+            return value
+        raise OptionError(
+            f"the setting {key} must be a dict of pool options with 'conninfo',"
+            f" not {type(value).__name__}"
+        )
+    return None
+
+
+def _fill_in_sizes(options: dict[str, Any], kind: str, concurrency: int) -> None:
+    # A prefork child or a solo worker runs one task at a time; the second connection is for
+    # threads that a task may start.
+    default = min(concurrency, MAX_SIZE) if kind in ("gevent", "threads") else 2
+    least = 1 if kind in ("prefork", "solo") else MIN_SIZE
+    if options.get("max_size") is None:
+        options["max_size"] = max(default, options.get("min_size") or 0)
+    if options.get("min_size") is None:
+        options["min_size"] = min(least, options["max_size"])

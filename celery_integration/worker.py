@@ -1,0 +1,132 @@
+"""The pool's life in a worker: configured and opened at start, closed at the end.
+
+gevent: one process, opened when the worker starts. prefork: nothing connects in the parent,
+each child opens its own. solo and threads: like gevent, on stock psycopg_pool.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psycopg
+from celery import concurrency, current_app
+
+import geventpg
+from geventpg import registry
+
+from . import report
+from .settings import Settings, read_settings
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds for closing the pools when the worker ends."""
+
+_settings: Settings | None = None
+_start_up_lines: list[report.Line] = []
+
+
+def init(worker: Any) -> None:
+    """``worker_init``: check the settings and open the pool, except before a fork.
+
+    A bad setting, or a server that refuses the credentials, ends the worker here with one
+    line. A server that does not answer does not: it may be back before the first task.
+    """
+    kind = _pool_kind(worker)
+    if kind == "eventlet":
+        raise SystemExit(
+            "geventpg: the eventlet pool is not supported; start the worker with -P gevent"
+            " (or prefork, threads, solo)"
+        )
+    settings = _configure(worker.app, kind, _max_concurrency(worker))
+    if kind == "prefork":
+        return  # whatever connected here would be shared by the children
+    if kind == "gevent":
+        registry.run_on_gevent()
+    registry.get_pool()
+    # The worker's log is not set up yet: `ready` writes it.
+    _start_up_lines.extend(_look_around(settings))
+
+
+def ready(**_kwargs: Any) -> None:
+    """``worker_ready``: say how big the pool is and whether the server has room for it."""
+    report.log(_start_up_lines)
+    _start_up_lines.clear()
+
+
+def process_started(**_kwargs: Any) -> None:
+    """``worker_process_init``: open the pool of a prefork child; solo has one already."""
+    settings = _settings
+    if settings is None:
+        # Not forked but started afresh ("spawn"): nothing was inherited.
+        settings = _configure(current_app, "prefork", current_app.conf.worker_concurrency or 1)
+    if settings.kind != "prefork":
+        return
+    registry.get_pool()
+    if report.is_first_process():
+        report.log(_look_around(settings))
+
+
+def process_ends(**_kwargs: Any) -> None:
+    """``worker_process_shutdown``: close the pool of a prefork child."""
+    registry.close_all(timeout=1.0)
+
+
+def shutting_down(how: str = "", **_kwargs: Any) -> None:
+    """``worker_shutting_down``: a cold shutdown waits for no task, so cancel what they run.
+
+    It runs in the signal handler and must not block.
+    """
+    if how.lower() != "warm":
+        for pool in registry.open_pools().values():
+            if isinstance(pool, geventpg.Pool):
+                pool.cancel_statements_soon()
+
+
+def shut_down(**_kwargs: Any) -> None:
+    """``worker_shutdown``: after the last task."""
+    registry.close_all(timeout=CLOSE_TIMEOUT)
+
+
+def release_leftovers(task: Any) -> None:
+    """``task_postrun``: give back what code around a task's body took."""
+    if not task.request.is_eager:
+        registry.release_all()
+
+
+def _look_around(settings: Settings) -> list[report.Line]:
+    try:
+        return report.start_up(settings)
+    except geventpg.ConnectRejected as error:
+        registry.close_all(timeout=0)
+        raise SystemExit(f"geventpg: {error}") from None
+    except psycopg.OperationalError as error:
+        return [(logging.WARNING, f"geventpg: no connection yet, going on without: {error}")]
+
+
+def _configure(app: Any, kind: str, processes_or_greenlets: int) -> Settings:
+    global _settings
+    try:
+        settings = read_settings(app, kind, processes_or_greenlets)
+        geventpg.configure(settings.conninfo, **settings.options)
+    except (geventpg.OptionError, geventpg.NotConfigured) as error:
+        raise SystemExit(f"geventpg: {error}") from None
+    _settings = settings
+    return settings
+
+
+def _pool_kind(worker: Any) -> str:
+    implementation = concurrency.get_implementation(worker.pool_cls)
+    # celery.concurrency.gevent:TaskPool, or a subclass of one of them elsewhere.
+    for cls in implementation.__mro__:
+        package, _, module = cls.__module__.rpartition(".")
+        if package == "celery.concurrency" and module != "base":
+            return {"thread": "threads"}.get(module, module)
+    return "threads"
+
+
+def _max_concurrency(worker: Any) -> int:
+    autoscale = getattr(worker, "max_concurrency", None) or getattr(worker, "autoscale", None)
+    if isinstance(autoscale, (list, tuple)):
+        autoscale = max(autoscale)
+    limits = [value for value in (worker.concurrency, autoscale) if isinstance(value, int)]
+    return max(limits, default=1)

@@ -1,0 +1,160 @@
+"""One connection per greenlet (or thread) and pool name: held here between `get_conn` calls.
+
+A `Holder` is what one greenlet holds. It gives everything back when the greenlet ends in any
+way at all: greenlets of gevent tell by a link, raw greenlets and threads by their local
+storage being freed, and a dead raw greenlet that somebody still refers to is found when
+somebody else has to wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from gevent import Greenlet, getcurrent
+
+from . import hub
+from .bound import bindable
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+
+class HeldConnection:
+    """One connection bound to one greenlet."""
+
+    __slots__ = ("_holder", "_name", "conn", "depth", "pool")
+
+    def __init__(self, holder: Holder, name: str, pool: ConnectionPool[Any], conn: Any) -> None:
+        # Weak: whoever keeps the connection (a traceback, say) must not keep the greenlet's.
+        self._holder = weakref.ref(holder)
+        self._name = name
+        self.pool = pool
+        self.conn = bindable(conn)
+        self.depth = 0
+        conn._binding = self
+
+    def give_back(self) -> None:
+        """End the binding and return the connection; an open transaction is rolled back."""
+        if self.conn._binding is not self:
+            return
+        self.conn._binding = None
+        holder = self._holder()
+        if holder is not None:
+            holder.held.pop(self._name, None)
+        self.pool.putconn(self.conn)
+
+
+class Holder:
+    """What one greenlet, or thread, holds by pool name."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, HeldConnection] = {}
+        self.scopes = 0
+
+    def give_back_all(self) -> None:
+        """Return everything. Does not switch under gevent."""
+        for held in list(self.held.values()):
+            held.give_back()
+
+    def __del__(self) -> None:
+        self.give_back_all()
+
+
+class Scope:
+    """A unit of work, such as a task: commit what it used at its end, or roll it back.
+
+    Connections that `get_conn` bound inside are committed if the block ends normally,
+    rolled back otherwise, and returned in both cases. What was bound before belongs to
+    somebody further out. A scope inside a scope joins it.
+    """
+
+    def __init__(self) -> None:
+        self._holder = current_holder()
+        self._foreign = frozenset(self._holder.held)
+
+    def __enter__(self) -> None:
+        self._holder.scopes += 1
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._holder.scopes -= 1
+        if self._holder.scopes:
+            return
+        mine = [held for name, held in self._holder.held.items() if name not in self._foreign]
+        try:
+            for held in mine:
+                _finish(held.conn, failed=exc_type is not None)
+        finally:
+            # After a failed commit the pools roll the others back.
+            for held in mine:
+                held.give_back()
+
+
+def _finish(conn: psycopg.Connection[Any], *, failed: bool) -> None:
+    if failed:
+        psycopg.Connection.__exit__(conn, BaseException, None, None)
+    elif not conn.closed or not conn.autocommit:
+        conn.commit()  # raises if the connection was lost: so is what was done on it
+
+
+_greenlet_local = hub.GreenletLocal()
+_thread_local = threading.local()
+_raw: weakref.WeakKeyDictionary[Holder, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+
+
+def current_holder() -> Holder:
+    """Return what the current greenlet (under gevent) or thread holds. Does not block."""
+    green = hub.in_use()
+    local = _greenlet_local if green else _thread_local
+    holder: Holder | None = getattr(local, "holder", None)
+    if holder is None:
+        holder = local.holder = Holder()
+        _holders.add(holder)
+        if green:
+            _watch_end(getcurrent(), holder)
+    return holder
+
+
+def _watch_end(greenlet: Any, holder: Holder) -> None:
+    if isinstance(greenlet, Greenlet):
+        greenlet.rawlink(lambda _ended: holder.give_back_all())
+    else:
+        _raw[holder] = weakref.ref(greenlet)
+
+
+def reclaim_from_dead() -> bool:
+    """Take back what ended raw greenlets hold; tell whether any raw greenlet holds something."""
+    holding = False
+    for holder, reference in list(_raw.items()):
+        greenlet = reference()
+        if greenlet is None or greenlet.dead:
+            holder.give_back_all()
+        elif holder.held:
+            holding = True
+    return holding
+
+
+def give_back_everything() -> None:
+    """Return what every greenlet and thread holds, at the end of the process."""
+    for holder in list(_holders):
+        holder.give_back_all()
+
+
+def forget_all() -> list[psycopg.Connection[Any]]:
+    """Unbind everything without returning it, in a forked child; return the connections."""
+    conns: list[psycopg.Connection[Any]] = []
+    for holder in list(_holders):
+        for held in holder.held.values():
+            held.conn._binding = None
+            conns.append(held.conn)
+        holder.held.clear()
+    return conns

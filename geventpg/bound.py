@@ -1,0 +1,64 @@
+"""What ``with get_conn() as conn:`` means: the connection's side of it.
+
+psycopg's ``with conn:`` commits or rolls back, and closes unless the connection belongs to a
+pool. A connection that `get_conn` bound to a greenlet is also given back, at the end of the
+outermost block only; inner blocks join it.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psycopg
+from psycopg.rows import Row
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Binding(Protocol):
+    """Who a bound connection belongs to."""
+
+    depth: int
+    """How many ``with`` blocks are open on it."""
+
+    def give_back(self) -> None:
+        """End the binding and return the connection to its pool. Does not switch."""
+
+
+class BindableConnection(psycopg.Connection[Row]):
+    """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
+
+    _binding: Binding | None = None
+
+    def __enter__(self) -> Self:
+        if self._binding is not None:
+            self._binding.depth += 1
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        binding = self._binding
+        if binding is None:
+            super().__exit__(exc_type, exc_val, exc_tb)
+            return
+        binding.depth -= 1
+        if binding.depth:
+            return  # an inner block: the outermost decides
+        try:
+            if exc_type is None and self.broken and not self._autocommit:
+                self.commit()  # raises: what the block did is lost
+            super().__exit__(exc_type, exc_val, exc_tb)
+        finally:
+            binding.give_back()
+
+
+def bindable(conn: Any) -> BindableConnection[Any]:
+    """Return *conn*, which the registry's pools open with a `BindableConnection` class."""
+    assert isinstance(conn, BindableConnection)
+    return conn

@@ -1,0 +1,432 @@
+"""`Connection`: psycopg's connection, waiting on the gevent hub.
+
+Waiting, connecting, cancelling and the lock are replaced; everything else is psycopg's. It
+works alone, in any greenlet of the thread that opened it, whatever was imported before
+monkey-patching and whether or not anything was patched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import psycopg
+from psycopg import errors, generators, pq
+from psycopg._capabilities import capabilities
+from psycopg.abc import ConnParam, PQGen, PQGenConn
+from psycopg.conninfo import timeout_from_conninfo
+from psycopg.rows import Row, RowFactory, tuple_row
+
+from . import hub
+from .bound import BindableConnection
+from .cursor import Cursor
+from .resolve import resolve_hosts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger("geventpg")
+
+RV = TypeVar("RV")
+
+ACTIVE = pq.TransactionStatus.ACTIVE
+IDLE = pq.TransactionStatus.IDLE
+BAD = pq.ConnStatus.BAD
+
+KEEPALIVE_DEFAULTS: dict[str, int] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Sent to libpq unless the connection string says otherwise: a peer that vanished is noticed
+after a minute of silence, or 30 s (the last is in milliseconds) after unanswered data,
+instead of the kernel's two hours. A `service` file is left alone."""
+
+
+class _Budget(hub.GreenletLocal):
+    """The deadline of the connect() running in this greenlet and the addresses left to try."""
+
+    deadline: float | None = None
+    attempts: int = 1
+
+
+_budget = _Budget()
+
+
+class Connection(BindableConnection[Row]):
+    """A `psycopg.Connection` whose waiting happens on the gevent hub.
+
+    It belongs to the thread that opened it: using it from another thread's hub raises
+    `WrongHub`. Greenlets of its thread may share it; like in psycopg their statements take
+    turns.
+
+    When an exception is thrown into a greenlet that waits for a statement
+    (``gevent.Timeout``, ``GreenletExit``, ``KeyboardInterrupt``, anything), the statement is
+    cancelled on the server and its remains are read before the exception goes on, both
+    within `cancel_timeout` seconds; if that fails, or a second exception comes, the
+    connection is closed.
+    """
+
+    __module__ = "geventpg"
+
+    cancel_timeout: float = 5.0
+    """Seconds for cancelling an interrupted statement and reading its remains."""
+
+    def __init__(
+        self, pgconn: pq.abc.PGconn, row_factory: RowFactory[Row] = cast(Any, tuple_row)
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        self._attach()
+        self.cursor_factory = Cursor
+
+    def _attach(self) -> None:
+        """Start waiting on this thread's hub; used for connections made by other classes too."""
+        self.lock = cast(Any, hub.HubLock())
+        self._on_idle_readable: Callable[[Any], None] | None = None
+        self._pid = os.getpid()
+        self._defer_begin = False
+        self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
+
+    def __del__(self) -> None:
+        # A watcher must not outlive its descriptor: libev would miss a new one of that number.
+        watch: hub.Watch | None = getattr(self, "_watch", None)
+        if watch is not None:
+            watch.stop()
+        super().__del__()
+
+    # -- connecting -----------------------------------------------------------------------
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect to the server and return a new connection; arguments as in psycopg.
+
+        Block this greenlet only, for ``connect_timeout`` seconds at most (2 at least, 130 by
+        default, as in psycopg). That one deadline covers resolving names and all hosts and
+        addresses: they are tried in turn, each with an equal share of the time left. Raise
+        ``psycopg.OperationalError``, of which ``ConnectionTimeout`` is a subclass. A kill or
+        time-out closes the half-open socket.
+        """
+        arguments = {name: kwargs.pop(name) for name in _CONNECT_ARGUMENTS if name in kwargs}
+        params = cls._get_connection_params(conninfo, **kwargs)
+        deadline = monotonic() + timeout_from_conninfo(params)
+        params, attempts = resolve_hosts(params, deadline)
+        if params.get("target_session_attrs") == "prefer-standby":
+            attempts *= 2  # psycopg goes through the list a second time
+        outer = _budget.deadline, _budget.attempts
+        _budget.deadline, _budget.attempts = deadline, attempts
+        try:
+            return super().connect("", **arguments, **params)
+        finally:
+            _budget.deadline, _budget.attempts = outer
+
+    @classmethod
+    def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:
+        params = super()._get_connection_params(conninfo, **kwargs)
+        if "service" in params or "PGSERVICE" in os.environ:
+            return params
+        return {**KEEPALIVE_DEFAULTS, **params}
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        # psycopg runs this generator with its own wait function, which may block; so it does
+        # its waiting here, on the hub, and yields nothing.
+        now = monotonic()
+        deadline = _budget.deadline if _budget.deadline is not None else now + 130.0
+        share = (deadline - now) / max(_budget.attempts, 1)
+        _budget.attempts -= 1
+        try:
+            pgconn = hub.drive_connecting(generators.connect(conninfo), now + share)
+        except hub.DeadlineReached:
+            raise errors.ConnectionTimeout("connection timeout expired") from None
+        return cls(pgconn)
+        yield
+
+    # -- waiting --------------------------------------------------------------------------
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
+        """Run a psycopg generator to its end, waiting on the hub.
+
+        No timer is involved unless *timeout* (seconds) is given; *interval* is ignored, it
+        is psycopg's way to notice Ctrl-C. See the class for what an exception does.
+        """
+        try:
+            if timeout is None:
+                return self._watch.drive(gen)
+            return self._watch.drive_until(gen, monotonic() + timeout)
+        except hub.DeadlineReached:
+            raise errors._WaitTimeout("wait timeout expired") from None
+        except errors.Error:
+            if self.pgconn.status == BAD:
+                self._watch.stop()
+            elif gen.gi_frame is not None:
+                self._interrupted(gen)  # thrown in, not raised by the generator
+            raise
+        except BaseException:
+            self._interrupted(gen)
+            raise
+
+    def _interrupted(self, gen: PQGen[Any]) -> None:
+        """Leave no statement running after an exception: heal the connection or close it."""
+        pgconn = self.pgconn
+        if pgconn.status == BAD:
+            self._watch.stop()
+            return
+        if pgconn.transaction_status != ACTIVE:
+            return  # only waiting, e.g. for notifications
+        deadline = monotonic() + self.cancel_timeout
+        try:
+            self.cancel_safe(timeout=self.cancel_timeout)
+            # The generator is suspended where the exception hit and knows how to go on.
+            self._watch.drive_until(gen, deadline)
+            if pgconn.transaction_status == ACTIVE and not pgconn.pipeline_status:
+                # The exception had ended the generator, or it was one of several (COPY).
+                self._watch.drive_until(_drain_gen(pgconn), deadline)
+        except errors.Error as error:
+            # QueryCanceled is what should happen; other statement errors were faster.
+            if pgconn.transaction_status == ACTIVE and isinstance(error, errors.OperationalError):
+                logger.warning("closing %s: cancelling its statement failed: %s", self, error)
+                self._discard()
+        except hub.DeadlineReached:
+            logger.warning(
+                "closing %s: the server did not end the interrupted statement within %g s",
+                self,
+                self.cancel_timeout,
+            )
+            self._discard()
+        except BaseException:
+            # A second interruption. The statement is still cancelled, without us.
+            self._cancel_in_background()
+            self._discard()
+            raise
+        if pgconn.status == BAD:
+            self._watch.stop()
+
+    def _discard(self) -> None:
+        """Close at once without talking to the server. Does not block."""
+        self._watch.stop(_closed_meanwhile)
+        self.pgconn.finish()
+
+    # -- cancelling -----------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ask the server to cancel the running statement, if any.
+
+        From a greenlet of the connection's thread it blocks that greenlet only; elsewhere it
+        is psycopg's blocking `cancel`.
+        """
+        if hub.can_wait(self._watch.hub):
+            self.cancel_safe()
+        else:
+            super().cancel()
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Ask the server to cancel the running statement, if any; wait until it was asked.
+
+        Block this greenlet only. Raise ``psycopg.errors.CancellationTimeout`` after
+        *timeout* seconds. When it returns, the server has been signalled: the signal cannot
+        hit a statement sent later.
+        """
+        if not self._should_cancel():
+            return
+        if not capabilities.has_cancel_safe():
+            hub.run_in_thread(self.pgconn.get_cancel().cancel)
+            return
+        try:
+            hub.drive_connecting(self._cancel_gen(), monotonic() + (timeout or 86_400.0))
+        except hub.DeadlineReached:
+            raise errors.CancellationTimeout("cancellation timeout expired") from None
+
+    def _cancel_in_background(self) -> None:
+        if not capabilities.has_cancel_safe() or self.pgconn.status == BAD:
+            return
+        # It has its own copy of the address and key: the connection can go meanwhile.
+        cancel_conn = self.pgconn.cancel_conn()
+        cancel_conn.start()
+        gen = generators.cancel(cancel_conn)
+        hub.spawn(_finish_cancel, gen, monotonic() + self.cancel_timeout)
+
+    # -- the pool's view ------------------------------------------------------------------
+
+    def probe(self, timeout: float) -> None:
+        """Make one round trip to the server, an empty statement that starts no transaction.
+
+        Block this greenlet for *timeout* seconds at most. On any failure, being killed
+        included, close the connection and raise ``psycopg.OperationalError`` or what was
+        thrown.
+        """
+        try:
+            with self.lock:
+                self._watch.drive_until(_probe_gen(self.pgconn), monotonic() + timeout)
+        except hub.DeadlineReached:
+            self._discard()
+            raise errors.OperationalError(
+                f"no answer from the server to a probe within {timeout:g} s"
+            ) from None
+        except BaseException:
+            self._discard()
+            raise
+
+    def check_idle(self) -> bool:
+        """Read what arrived on an idle connection; tell whether it is still alive.
+
+        A notification or a changed parameter is kept and the connection with it. A terminated
+        backend is found here: the first read takes its last message, the second sees the end.
+        Does not block or switch.
+        """
+        pgconn = self.pgconn
+        try:
+            if pgconn.status != BAD:
+                for _ in range(2):
+                    pgconn.consume_input()
+                    pgconn.is_busy()  # makes libpq parse it
+        except errors.Error:
+            pass
+        if pgconn.status == BAD:
+            self._watch.stop()
+            return False
+        if self._watch.paused:
+            self._watch.resume()
+        return True
+
+    def close(self) -> None:
+        """Close the connection, or return it to a pool that has ``close_returns``.
+
+        Does not block. A greenlet that waits on the connection gets an ``OperationalError``.
+        In a forked child an inherited connection is only given up, see `abandon`.
+        """
+        if os.getpid() != self._pid:
+            self.abandon()
+            return
+        pool = getattr(self, "_pool", None)
+        if not (pool and getattr(pool, "close_returns", False)):
+            self._watch.stop(_closed_meanwhile)
+        super().close()
+
+    def abandon(self) -> None:
+        """Give up a connection inherited through a fork without sending a byte on its socket.
+
+        The descriptor is pointed at the null device, so that whatever libpq still says, the
+        session of the parent process does not hear it.
+        """
+        self._watch.abandon()
+        abandon_socket(self)
+
+    # -- BEGIN with the first statement ---------------------------------------------------
+
+    @contextmanager
+    def _begin_deferred(self) -> Iterator[None]:
+        self._defer_begin = True
+        try:
+            yield
+        finally:
+            self._defer_begin = False
+
+    def _start_query(self) -> PQGen[None]:
+        if not self._defer_begin:
+            yield from super()._start_query()
+
+
+_CONNECT_ARGUMENTS = (
+    "autocommit",
+    "prepare_threshold",
+    "context",
+    "row_factory",
+    "cursor_factory",
+)
+
+
+def _probe_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
+    pgconn.send_query(b"")
+    results = yield from generators.execute(pgconn)
+    if results and results[-1].status == pq.ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
+
+
+def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
+    """Read what a cancelled statement still sends. COPY FROM is left to its context manager."""
+    while pgconn.transaction_status == ACTIVE:
+        results = yield from generators.fetch_many(pgconn)
+        if not results or results[-1].status != pq.ExecStatus.COPY_OUT:
+            return
+        while (nbytes := pgconn.get_copy_data(1)[0]) >= 0:
+            if nbytes == 0:
+                while not (yield hub.READ):
+                    pass
+                pgconn.consume_input()
+
+
+def _finish_cancel(gen: PQGenConn[None], deadline: float) -> None:
+    try:
+        hub.drive_connecting(gen, deadline)
+    except (errors.Error, hub.DeadlineReached) as error:
+        logger.warning("cancelling an interrupted statement failed: %s", error)
+
+
+def _closed_meanwhile() -> errors.OperationalError:
+    return errors.OperationalError("the connection was closed while this greenlet waited on it")
+
+
+def _stray_callback(reference: weakref.ref[Connection[Any]]) -> Callable[[], None]:
+    def on_stray() -> None:
+        conn = reference()
+        if conn is None:
+            return
+        if conn._on_idle_readable is not None:
+            conn._on_idle_readable(conn)
+        else:
+            # Nobody waits: the next one who does will see it. Until then do not spin.
+            conn._watch.pause()
+
+    return on_stray
+
+
+def abandon_socket(conn: psycopg.Connection[Any]) -> None:
+    """Close *conn* in a forked child without a byte on the socket it shares with the parent."""
+    if conn.pgconn.status == BAD:
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.dup2(null, conn.pgconn.socket, inheritable=False)
+    finally:
+        os.close(null)
+    conn.pgconn.finish()
+
+
+_cooperative: dict[type[psycopg.Connection[Any]], type[Connection[Any]]] = {}
+
+
+def cooperative(cls: type[psycopg.Connection[Any]]) -> type[Connection[Any]]:
+    """Return *cls* with the hub's waiting: itself, or a subclass made on the fly.
+
+    Methods that *cls* overrides keep precedence over `Connection`'s.
+    """
+    origin: type[psycopg.Connection[Any]] = getattr(cls, "__origin__", cls)
+    if issubclass(origin, Connection):
+        return origin
+    if origin is psycopg.Connection:
+        return Connection
+    if origin not in _cooperative:
+        _cooperative[origin] = type(
+            origin.__name__,
+            (origin, Connection),
+            {"__module__": origin.__module__, "__qualname__": origin.__qualname__},
+        )
+    return _cooperative[origin]
+
+
+def adopt(conn: psycopg.Connection[Any]) -> Connection[Any]:
+    """Give an open connection the hub's waiting, whatever class made it. Does not block."""
+    if isinstance(conn, Connection):
+        return conn
+    conn.__class__ = cooperative(type(conn))
+    adopted = cast(Connection[Any], conn)
+    adopted._attach()
+    return adopted
+
+

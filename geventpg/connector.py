@@ -1,0 +1,231 @@
+"""When to open a connection, how many at once, and what to do when it fails.
+
+Deciding never switches: a slot is reserved, then a greenlet connects and brings either the
+connection or the reservation back, however it ends.
+
+Growth is one connection at a time, as in psycopg_pool: under a spike of short uses most
+callers are served by connections that come back before a new one is ready. Missing
+connections below ``min_size`` are opened ``num_workers`` at a time. After a failure there is
+one attempt at a time, with growing, jittered, capped pauses, for ever: shorter ones while
+somebody waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic
+
+from psycopg_pool.abc import CT
+from psycopg_pool.base import AttemptWithBackoff
+
+from . import hub
+from .errors import ConnectRejected
+from .faults import Fault, classify
+from .slots import Slot
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+logger = logging.getLogger("psycopg.pool")
+
+MAX_DELAY = 30.0
+"""Longest pause (s) between attempts while nobody waits for a connection."""
+
+HURRY = 0.25
+"""Shortest pause (s) between attempts that new callers can bring about."""
+
+
+class Outage:
+    """The pool cannot connect: since when, why, and when the next attempt is due.
+
+    The first pause, its jitter and its growth are psycopg_pool's.
+    """
+
+    def __init__(self, reconnect_timeout: float) -> None:
+        self.reconnect_timeout = reconnect_timeout
+        self.failures = 0
+        self.next_at = 0.0
+        self._last_at = 0.0
+        self._delay = 0.0
+        self._give_up_at: float | None = None
+
+    def failed(self, now: float, *, somebody_waits: bool) -> bool:
+        """Note a failed attempt; tell whether `reconnect_timeout` has passed (again)."""
+        self.failures += 1
+        self._last_at = now
+        if self._give_up_at is not None and now >= self._give_up_at:
+            gave_up, self._give_up_at = True, None
+        else:
+            gave_up = False
+            if self._give_up_at is None:
+                self._give_up_at = now + self.reconnect_timeout
+        initial = AttemptWithBackoff.INITIAL_DELAY
+        if self._delay == 0.0:
+            self._delay = initial
+        else:
+            self._delay = min(self._delay * AttemptWithBackoff.DELAY_BACKOFF, MAX_DELAY)
+        pause = min(self._delay, initial) if somebody_waits else self._delay
+        jitter = AttemptWithBackoff.DELAY_JITTER
+        self.next_at = now + pause * random.uniform(1.0 - jitter, 1.0 + jitter)
+        if self._give_up_at is not None:
+            # The last attempt of a series is made at its very end, but never a busy loop.
+            self.next_at = max(min(self.next_at, self._give_up_at), now + HURRY / 5)
+        return gave_up
+
+    def hurry(self) -> None:
+        """Somebody came to wait: bring the next attempt forward."""
+        self.next_at = min(self.next_at, self._last_at + HURRY)
+
+
+class _Job:
+    """One reservation on its way to becoming a connection."""
+
+    __slots__ = ("growing", "replaces", "settled")
+
+    def __init__(self, *, growing: bool, replaces: Slot[Any] | None) -> None:
+        self.growing = growing
+        self.replaces = replaces
+        self.settled = False
+
+
+class Connector(Generic[CT]):
+    """Opens a pool's connections in the background."""
+
+    def __init__(self, pool: Pool[CT]) -> None:
+        self._pool = pool
+        self._growing = False
+        self._greenlets: set[Any] = set()
+        self.outage: Outage | None = None
+        self.last_error: BaseException | None = None
+
+    @property
+    def next_at(self) -> float | None:
+        """When a failed connection is due to be tried again, if one is wanted."""
+        if self.outage is None or self._pool._bag.connecting or self._want() is None:
+            return None
+        return self.outage.next_at
+
+    def hurry(self) -> None:
+        """Somebody came to wait."""
+        if self.outage is not None:
+            self.outage.hurry()
+            self._pool._watchdog.ring()
+
+    def plan(self) -> None:
+        """Start as many attempts as are wanted and allowed now. Does not switch."""
+        bag = self._pool._bag
+        if self.outage is not None and monotonic() < self.outage.next_at:
+            self._pool._watchdog.ring()
+            return
+        limit = self._pool.num_workers if self.outage is None else 1
+        while bag.connecting < limit:
+            growing = self._want()
+            if growing is None:
+                return
+            self._start(_Job(growing=growing, replaces=None))
+
+    def replace(self, slot: Slot[CT]) -> bool:
+        """Open a connection that *slot* will make room for; ``False`` if there is no space."""
+        bag = self._pool._bag
+        if self.outage is not None or bag.size >= self._pool.max_size:
+            return False
+        if bag.connecting < self._pool.num_workers:
+            self._start(_Job(growing=False, replaces=slot))
+        return True
+
+    def stop(self) -> list[Any]:
+        """Kill the attempts under way; return their greenlets. Does not wait for them."""
+        greenlets = list(self._greenlets)
+        for greenlet in greenlets:
+            greenlet.kill(block=False)
+        return greenlets
+
+    def _want(self) -> bool | None:
+        """Tell what a new connection would be for: ``False`` min_size, ``True`` growth."""
+        pool, bag = self._pool, self._pool._bag
+        if pool.closed or bag.size >= pool.max_size:
+            return None
+        if bag.size < pool.min_size:
+            return False
+        if self._growing or len(pool._waiting) <= bag.connecting + bag.returning:
+            return None
+        return True
+
+    def _start(self, job: _Job) -> None:
+        self._pool._bag.connecting += 1
+        if job.growing:
+            self._growing = True
+            logger.info("growing pool %r to %s", self._pool.name, self._pool._bag.size)
+        greenlet = hub.spawn(self._run, job)
+        self._greenlets.add(greenlet)
+        # A link and not a `finally`: a greenlet killed before it ran executes no code.
+        greenlet.rawlink(lambda ended: self._ended(ended, job))
+
+    def _run(self, job: _Job) -> None:
+        pool = self._pool
+        try:
+            conn = pool._connect()
+        except Exception as error:
+            self._release(job)
+            self._failed(error)
+            return
+        if self.outage is not None:
+            logger.info("pool %r can connect again", pool.name)
+            self.outage = None
+        job.settled = True
+        pool._admit(conn, job.replaces)
+
+    def _release(self, job: _Job) -> None:
+        if not job.settled:
+            job.settled = True
+            self._pool._bag.connecting -= 1
+
+    def _ended(self, greenlet: Any, job: _Job) -> None:
+        self._greenlets.discard(greenlet)
+        self._release(job)
+        if job.growing:
+            self._growing = False
+        self.plan()
+
+    def _failed(self, error: Exception) -> None:
+        pool = self._pool
+        self.last_error = error
+        logger.warning("error connecting in %r: %s", pool.name, error)
+        if self.outage is None:
+            self.outage = Outage(pool.reconnect_timeout)
+        fault = classify(error)
+        gave_up = self.outage.failed(monotonic(), somebody_waits=bool(pool._waiting))
+        if fault is Fault.REJECTED and self._hopeless():
+            text = f"the server refuses connections of pool {pool.name!r}: {error}"
+
+            def rejected() -> BaseException:
+                refusal = ConnectRejected(text)
+                refusal.__cause__ = error
+                return refusal
+
+            pool._waiting.fail_all(rejected)
+            pool._filling.fail_all(rejected)
+        if gave_up:
+            logger.warning(
+                "reconnection attempt in pool %r failed after %s sec",
+                pool.name,
+                pool.reconnect_timeout,
+            )
+            try:
+                pool.reconnect_failed()
+            except Exception:
+                logger.exception("reconnect_failed callback of pool %r failed", pool.name)
+
+    def _hopeless(self) -> bool:
+        """Tell whether nobody but the refusing server could serve those who wait."""
+        if self._pool._bag.size:
+            return False
+        asks_again = callable(self._pool.conninfo) or callable(self._pool.kwargs)
+        # A secret that is asked for anew each time may just have been rotated.
+        assert self.outage is not None
+        return not asks_again or self.outage.failures >= 3
+
+
+__all__ = ["Connector", "Outage"]

@@ -1,0 +1,104 @@
+"""The cursor that sends BEGIN together with a transaction's first statement.
+
+Without ``autocommit`` psycopg opens a transaction with a round trip of its own before the
+first statement. Here both leave in one packet, in libpq's pipeline mode, and one answer
+comes back. What the statement sees, and the state that an error leaves, are the same: BEGIN
+has succeeded, the statement has failed, the transaction is aborted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import generators, pq
+from psycopg._preparing import Prepare
+from psycopg.abc import PQGen, Query
+from psycopg.rows import Row
+
+if TYPE_CHECKING:
+    from psycopg._queries import PostgresQuery
+
+    from .connection import Connection
+
+IDLE = pq.TransactionStatus.IDLE
+FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
+
+# Statements that pipeline mode is certain to accept. COPY cannot run in it, and several
+# statements in one string need the simple protocol: they take psycopg's own path.
+_PIPELINABLE = re.compile(rb"\s*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES)\b", re.IGNORECASE)
+
+
+class Cursor(psycopg.Cursor[Row]):
+    """psycopg's cursor; the first statement of a transaction takes BEGIN along."""
+
+    _conn: Connection[Any]
+
+    def _execute_gen(
+        self,
+        query: Query,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> PQGen[None]:
+        conn = self._conn
+        if (
+            conn._autocommit
+            or conn._pipeline is not None
+            or self._pgconn.transaction_status != IDLE
+        ):
+            return super()._execute_gen(query, params, prepare=prepare, binary=binary)
+        return self._begin_execute_gen(query, params, prepare, binary)
+
+    def _begin_execute_gen(
+        self, query: Query, params: Any, prepare: bool | None, binary: bool | None
+    ) -> PQGen[None]:
+        conn = self._conn
+        with conn._begin_deferred():
+            yield from self._start_query(query)
+        pgq = self._convert_query(query, params)
+        prep, name = self._get_prepared(pgq, prepare)
+        if prep is Prepare.SHOULD or not _pipelinable(pgq):
+            yield from conn._start_query()
+            yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        else:
+            yield from self._send_with_begin_gen(pgq, prep, name, binary)
+        self._last_query = query
+        yield from conn._prepared.maintain_gen(conn)
+
+    def _send_with_begin_gen(
+        self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
+    ) -> Generator[int, int, None]:
+        conn, pgconn = self._conn, self._pgconn
+        conn._check_connection_ok()
+        pgconn.enter_pipeline_mode()
+        pgconn.send_query_params(conn._get_tx_start_command(), None)
+        if prep is Prepare.NO:
+            self._execute_send(pgq, force_extended=True, binary=binary)
+        else:
+            self._send_query_prepared(name, pgq, binary=binary)
+        pgconn.pipeline_sync()
+        key = conn._prepared.maybe_add_to_cache(pgq, prep, name)
+
+        begun = yield from generators.execute(pgconn)
+        results = yield from generators.fetch_many(pgconn)
+        yield from generators.fetch_many(pgconn)  # the Sync
+        pgconn.exit_pipeline_mode()
+
+        if begun[0].status == FATAL_ERROR:
+            raise psycopg.errors.error_from_result(begun[0], encoding=pgconn._encoding)
+        if key is not None:
+            conn._prepared.validate(key, prep, name, results)
+        self._check_results(results)
+        self._set_results(results)
+
+
+def _pipelinable(pgq: PostgresQuery) -> bool:
+    query = pgq.query
+    if not _PIPELINABLE.match(query):
+        return False
+    # With parameters psycopg uses the extended protocol anyway, which takes one statement.
+    return bool(pgq.params) or b";" not in query

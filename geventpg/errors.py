@@ -1,0 +1,52 @@
+"""Exceptions of geventpg. Values only: no I/O, no gevent.
+
+Every error that a statement or an acquire can raise derives from ``psycopg.Error``, so
+``except psycopg.OperationalError`` around database code keeps working. The pool's own
+errors are psycopg_pool's classes or subclasses of them.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+__all__ = [
+    "ConnectRejected",
+    "NotConfigured",
+    "OptionError",
+    "PoolClosed",
+    "PoolTimeout",
+    "TooManyRequests",
+    "WrongHub",
+]
+
+
+class OptionError(psycopg.ProgrammingError, ValueError, TypeError):
+    """An option is unknown, has the wrong type or an impossible value.
+
+    Raised when the pool is configured, never later. It is a ``ValueError`` and a
+    ``TypeError`` too, because those are what psycopg_pool raises for the same mistakes.
+    The message names the option; values that may be secret are never quoted.
+    """
+
+
+class NotConfigured(psycopg.ProgrammingError):
+    """A named pool was asked for that nobody configured."""
+
+
+class ConnectRejected(PoolTimeout):
+    """The server refuses this pool's connections and waiting would not help.
+
+    Wrong password, unknown role or database, no matching ``pg_hba.conf`` line: the acquire
+    fails with the server's own words at once instead of at its deadline. It derives from
+    ``PoolTimeout``, which is what psycopg_pool raises (later) in the same situation; the
+    original error is its ``__cause__``.
+    """
+
+
+class WrongHub(psycopg.InterfaceError):
+    """A connection or pool was used from a thread, or hub callback, that cannot wait for it.
+
+    A gevent hub belongs to one thread. Waiting for another thread's sockets on it would
+    never return, so this is raised instead.
+    """

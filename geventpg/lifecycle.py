@@ -1,0 +1,29 @@
+"""What happens to open pools when the process forks or ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+open_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
+"""Every open pool of this process."""
+
+
+def _close_at_exit() -> None:
+    # While the hub still works: later its greenlets could only die noisily.
+    for pool in list(open_pools):
+        pool.close(timeout=1.0)
+
+
+def _start_afresh_in_child() -> None:
+    for pool in list(open_pools):
+        pool._after_fork()
+
+
+atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_start_afresh_in_child)

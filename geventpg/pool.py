@@ -1,0 +1,729 @@
+"""`Pool`: psycopg_pool's ``ConnectionPool`` with an engine of its own on gevent.
+
+This file is policy: what happens on checkout, return and eviction. Who holds what is in
+`slots`, who waits in `waiters`, opening in `connector`, the way back in `recycler`, and
+everything that happens by itself in `watchdog`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+import gevent
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
+from psycopg_pool.base import AttemptWithBackoff, BasePool
+
+from . import hub
+from .checkout import Checkout
+from .connection import Connection, adopt, cooperative
+from .connector import Connector
+from .errors import PoolClosed, PoolTimeout, TooManyRequests
+from .leaks import LeakDetector, NoLeakDetector
+from .lifecycle import open_pools
+from .options import check_conninfo, check_options, check_sizes
+from .recycler import Recycler
+from .slots import Bag, Slot, SlotState
+from .waiters import WaitQueue
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger("psycopg.pool")
+
+IDLE = TransactionStatus.IDLE
+UNKNOWN = TransactionStatus.UNKNOWN
+
+_IN_USE = SlotState.IN_USE
+_IDLE = SlotState.IDLE
+
+
+class Pool(ConnectionPool[CT]):
+    """A pool of connections for the greenlets of one thread.
+
+    A drop-in for ``psycopg_pool.ConnectionPool``: same constructor, defaults, methods,
+    statistics keys, exceptions and log messages. Where it differs on purpose:
+
+    - the most recently used connection is given first (*use_lifo*; ``False`` restores first
+      in, first out), so that unneeded ones can be closed;
+    - idle connections expire too, and are given up as soon as the server closes them;
+    - returning a connection never blocks: one that needs a round trip is cleaned by a
+      greenlet of the pool;
+    - an exception thrown into a waiting or returning greenlet loses nothing;
+    - shrinking with `resize` takes effect at once for idle connections;
+    - the pool never stops trying to reconnect, and a server that refuses the credentials
+      fails those who wait at once (`ConnectRejected`);
+    - wrong option values raise `OptionError` (a ``ValueError`` and ``TypeError``) here.
+
+    Options that psycopg_pool does not have (times in seconds):
+
+    :param keepalive_interval: probe a connection that was idle this long; ``0``: never.
+    :param probe_timeout: a probe that takes longer evicts the connection.
+    :param cancel_timeout: bound for cancelling an interrupted statement and cleaning up.
+    :param leak_threshold: report a connection held longer, once; ``0``: off, no cost.
+    :param prepare: ``"never"`` turns prepared statements off; ``"auto"`` and ``"always"``
+        leave psycopg's own ``prepare_threshold``.
+    :param statement_connections: how many connections the statement-level API may use.
+    :param use_lifo: give the most recently used connection first.
+
+    The connection class may be any ``psycopg.Connection`` subclass; it gets the hub's
+    waiting too. Nothing connects before `open`, and opening does not wait.
+    """
+
+    __module__ = "geventpg"
+
+    def __init__(
+        self,
+        conninfo: ConninfoParam = "",
+        *,
+        connection_class: type[CT] = cast("type[CT]", Connection),
+        kwargs: KwargsParam | None = None,
+        min_size: int = 4,
+        max_size: int | None = None,
+        open: bool | None = None,
+        configure: ConnectionCB[CT] | None = None,
+        check: ConnectionCB[CT] | None = None,
+        reset: ConnectionCB[CT] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = 30.0,
+        max_waiting: int = 0,
+        max_lifetime: float = 60 * 60.0,
+        max_idle: float = 10 * 60.0,
+        reconnect_timeout: float = 5 * 60.0,
+        reconnect_failed: ConnectFailedCB | None = None,
+        num_workers: int = 3,
+        keepalive_interval: float = 30.0,
+        probe_timeout: float = 2.0,
+        cancel_timeout: float = 5.0,
+        leak_threshold: float = 0.0,
+        prepare: str = "auto",
+        statement_connections: int = 1,
+        use_lifo: bool = True,
+    ) -> None:
+        options = {k: v for k, v in locals().items() if k not in ("self", "conninfo", "__class__")}
+        self._closed = True  # for __del__, should the next lines raise
+        check_conninfo(conninfo)
+        check_options(options)
+        # The engine of ConnectionPool is not wanted, so its __init__ is left out.
+        BasePool.__init__(
+            self,
+            min_size=min_size,
+            max_size=max_size,
+            name=name,
+            close_returns=close_returns,
+            timeout=timeout,
+            max_waiting=max_waiting,
+            max_lifetime=max_lifetime,
+            max_idle=max_idle,
+            reconnect_timeout=reconnect_timeout,
+            num_workers=num_workers,
+        )
+        self.conninfo = conninfo
+        self.kwargs = kwargs
+        self.connection_class = connection_class
+        self.keepalive_interval = keepalive_interval
+        self.probe_timeout = probe_timeout
+        self.cancel_timeout = cancel_timeout
+        self.leak_threshold = leak_threshold
+        self.prepare = prepare
+        self.statement_connections = statement_connections
+        self.use_lifo = use_lifo
+        self._configure = configure
+        self._check = check
+        self._reset = reset
+        self._reconnect_failed = reconnect_failed
+        self._sched_runner, self._workers = None, []  # inherited; this engine has neither
+
+        self._open_class = cast("type[CT]", cooperative(connection_class))
+        self._leaks: LeakDetector | NoLeakDetector = (
+            LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
+        )
+        self._requests = 0
+        self._queued = 0
+        self._wait_seconds = 0.0
+        self._usage_seconds = 0.0
+        self._start_afresh()
+        if open is None:
+            open = self._open_implicit = True
+        if open:
+            self._open()
+
+    def _start_afresh(self) -> None:
+        """Make an empty engine: at first, and in a child process after a fork."""
+        self._bag: Bag[CT] = Bag()
+        self._waiting = cast(Any, WaitQueue(self._timed_out))
+        self._filling = WaitQueue(self._not_filled)
+        self._connector: Connector[CT] = Connector(self)
+        self._recycler: Recycler[CT] = Recycler(self)
+        self._watchdog: Watchdog[CT] = Watchdog(self)
+        self._hub = hub.current_hub()
+        # Set by the registry: takes back what ended raw greenlets still hold.
+        self._reclaim: Callable[[], bool] | None = None
+        # Open, but not at work: nothing was asked of it since a fork.
+        self._dormant = True
+        # Checkouts and returns that need none of the questions of the slow path.
+        self._plain_checkout = False
+        self._plain_return = False
+
+    # -- life -----------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        bag = self._bag
+        state = "closed" if self._closed else "open"
+        return (
+            f"<{type(self).__module__}.{type(self).__name__} {self.name!r} [{state}]"
+            f" {self._counts()} connecting={bag.connecting}"
+            f" min_size={self._min_size} max_size={self._max_size} at 0x{id(self):x}>"
+        )
+
+    @property
+    def _pool(self) -> deque[CT]:  # type: ignore[override]
+        """psycopg_pool's name for the idle connections; read by its users' tests and tools."""
+        return deque(slot.conn for slot in self._bag.idle)
+
+    @_pool.setter
+    def _pool(self, value: deque[CT]) -> None:
+        """Ignore what BasePool initialises: the bag knows."""
+
+    @property
+    def _nconns(self) -> int:  # type: ignore[override]
+        """psycopg_pool's name for the current size."""
+        return self._bag.size
+
+    @_nconns.setter
+    def _nconns(self, value: int) -> None:
+        """Ignore what BasePool initialises: the bag knows."""
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True):
+            return
+        self._closed = True
+        for slot in self._bag:
+            if slot.state is _IDLE:
+                self._close_connection(slot.conn)
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Start the pool: connect ``min_size`` connections in the background.
+
+        Does not block unless *wait*, which is `wait`. No-op if it is open; raise
+        `PoolClosed` if it was closed before. Connections belong to the thread that opens.
+        """
+        self._open()
+        if wait:
+            self.wait(timeout=timeout)
+
+    def _open(self) -> None:
+        if not self._closed:
+            return
+        self._check_open()
+        self._hub = hub.current_hub()
+        self._closed = False
+        self._opened = True
+        open_pools.add(self)
+        self._start_maintenance()
+
+    def _start_maintenance(self) -> None:
+        self._update_fast_paths()
+        self._watchdog.start()
+        self._connector.plan()
+        self._dormant = False
+
+    def _after_fork(self) -> None:
+        """Start anew in a forked child: empty, without a byte on the parent's sockets.
+
+        The child's event loop is not ready yet, so connecting waits for the first use.
+        """
+        for slot in self._bag:
+            slot.conn._pool = None
+            slot.conn.abandon()
+        self._start_afresh()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: idle connections now, those in use when they are returned.
+
+        Those who wait get `PoolClosed`. Wait *timeout* seconds at most for connections that
+        are being cleaned; close them anyway after that. Idempotent, and called at
+        interpreter exit. Interrupted, the pool is closed all the same.
+        """
+        if self._closed:
+            return
+        # Decide and record; nothing switches before the pool is closed for everybody.
+        self._closed = True
+        open_pools.discard(self)
+        self._update_fast_paths()
+        closed = f"the pool {self.name!r} is closed"
+        self._waiting.fail_all(lambda: PoolClosed(closed))
+        self._filling.fail_all(lambda: PoolClosed(closed))
+        for slot in self._bag:
+            if slot.state is _IDLE:
+                self._bag.remove(slot)
+                self._close_connection(slot.conn)
+        self._watchdog.stop()
+        leaving = self._connector.stop() + self._recycler.stop()
+        current = gevent.getcurrent()
+        if timeout > 0 and hub.can_wait(self._hub):
+            # Whoever dies here leaves nothing open: what is left closes when it returns.
+            gevent.joinall([g for g in leaving if g is not current], timeout=timeout)
+        for slot in self._bag:
+            if slot.state is not _IN_USE:
+                self._bag.remove(slot)
+                self._close_connection(slot.conn)
+
+    def __enter__(self) -> Self:
+        self._open_implicit = False
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until ``min_size`` connections are idle.
+
+        Raise `PoolTimeout` after *timeout* seconds, or `ConnectRejected` as soon as the
+        server refuses the credentials; the pool is closed then, as in psycopg_pool.
+        """
+        self._check_open_getconn()
+        self._check_hub()
+        if len(self._bag.idle) >= self._min_size:
+            return
+        logger.info("waiting for pool %r initialization", self.name)
+        waiter = self._filling.join(monotonic() + timeout)
+        self._connector.hurry()
+        self._connector.plan()
+        try:
+            waiter.wait()
+        except PoolTimeout as error:
+            self.close()
+            if type(error) is PoolTimeout:
+                raise PoolTimeout(
+                    f"pool initialization incomplete after {timeout} sec{self._why()}"
+                ) from self._connector.last_error
+            raise
+        except BaseException:
+            self._filling.leave(waiter)
+            raise
+        logger.info("pool %r is ready to use", self.name)
+
+    # -- checkout -------------------------------------------------------------------------
+
+    def connection(self, timeout: float | None = None) -> Checkout[CT]:  # type: ignore[override]
+        """Return a context manager that holds a connection; see `getconn` for *timeout*.
+
+        At its end the transaction is committed, or rolled back after an exception, and the
+        connection returned, whatever happens on the way.
+        """
+        return Checkout(self, timeout)
+
+    def getconn(self, timeout: float | None = None) -> CT:
+        """Check out a connection; every call needs one `putconn`.
+
+        Block this greenlet for *timeout* seconds at most (default: the pool's ``timeout``).
+        Raise `PoolTimeout` then, which tells what the pool was doing; `TooManyRequests` if
+        ``max_waiting`` others wait already; `PoolClosed`; `ConnectRejected`. A greenlet that
+        is killed while it waits leaves the queue and loses nothing.
+        """
+        if self._plain_checkout and self._bag.idle and timeout is None:
+            if gevent.getcurrent().parent is not self._hub:
+                self._check_hub()
+            slot = self._bag.idle.pop()
+            conn = slot.conn
+            self._requests += 1
+            slot.state = _IN_USE
+            self._bag.out[conn] = slot
+            conn._pool = self
+            return conn
+        return self._getconn(self.timeout if timeout is None else timeout)
+
+    def _getconn(self, timeout: float) -> CT:
+        deadline = monotonic() + timeout
+        logger.info("connection requested from %r", self.name)
+        self._requests += 1
+        self._check_open_getconn()
+        self._check_hub()
+        if self._dormant:
+            self._start_maintenance()
+        self._update_fast_paths()
+        refused = 0
+        backoff: AttemptWithBackoff | None = None
+        while True:
+            slot = self._take(deadline, timeout)
+            if self._check is None or self._validate(slot, deadline):
+                self._leaks.taken(slot)
+                logger.info("connection given by %r", self.name)
+                return slot.conn
+            # Refused by the check. Others may be better; when all were, pause as psycopg_pool
+            # does, lest a check that always fails spin.
+            refused += 1
+            now = monotonic()
+            if refused > len(self._bag.idle):
+                if backoff is None:
+                    backoff = AttemptWithBackoff(timeout=deadline - now)
+                else:
+                    backoff.update_delay(now)
+            if now >= deadline or (backoff is not None and backoff.time_to_give_up(now)):
+                raise self._timed_out(timeout)
+            if backoff is not None:
+                gevent.sleep(backoff.delay)
+
+    def _take(self, deadline: float, timeout: float) -> Slot[CT]:
+        bag = self._bag
+        if deadline <= monotonic():
+            self._stats[self._REQUESTS_ERRORS] += 1
+            raise self._timed_out(timeout)
+        if not bag.idle and self._reclaim is not None:
+            self._reclaim()
+        if bag.idle:
+            slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
+            if len(bag.idle) < self._nconns_min:
+                self._nconns_min = len(bag.idle)
+            slot.move(_IN_USE)
+            bag.out[slot.conn] = slot
+            slot.conn._pool = self
+            return slot
+        if self.max_waiting and len(self._waiting) >= self.max_waiting:
+            self._stats[self._REQUESTS_ERRORS] += 1
+            raise TooManyRequests(
+                f"the pool {self.name!r} has already {len(self._waiting)} requests waiting"
+                f" (max_waiting={self.max_waiting}; {self._counts()})"
+            )
+        waiter = self._waiting.join(deadline)
+        self._queued += 1
+        if bag.size < self._max_size:
+            self._connector.hurry()
+            self._connector.plan()
+        started = monotonic()
+        try:
+            # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
+            return cast("Slot[CT]", waiter.wait())
+        except BaseException as error:
+            self._stats[self._REQUESTS_ERRORS] += 1
+            if waiter.value is not None:
+                self._returned(waiter.value)  # handed over just before we were killed
+            else:
+                self._waiting.leave(waiter)
+            if type(error) is PoolTimeout:
+                raise self._timed_out(timeout) from self._connector.last_error
+            raise
+        finally:
+            self._wait_seconds += monotonic() - started
+
+    def _validate(self, slot: Slot[CT], deadline: float) -> bool:
+        """Run the user's ``check`` within the acquire's deadline; ``False``: try another."""
+        assert self._check is not None
+        conn = slot.conn
+        try:
+            with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late:
+                self._check(conn)
+        except BaseException as error:
+            # Whatever it was, the connection goes back; its own state decides its fate.
+            if conn.closed:
+                self._stats[self._CONNECTIONS_LOST] += 1
+                logger.info("connection failed check: %s", error)
+                self._evict(slot, "it failed its check")
+                self._watchdog.suspect()
+            else:
+                logger.info("connection failed check: %s", error)
+                conn._pool = None
+                self._recycle(slot)
+            if isinstance(error, Exception) or error is late:
+                return False
+            raise
+        return True
+
+    # -- return ---------------------------------------------------------------------------
+
+    def putconn(self, conn: CT) -> None:
+        """Return a connection. Never blocks or switches, so it cannot be interrupted.
+
+        An open transaction is rolled back, and logged, by a greenlet of the pool. Raise
+        ``ValueError`` for a connection of another pool or one returned before.
+        """
+        slot = self._bag.out.get(conn)
+        if slot is None or slot.state is not _IN_USE:
+            self._check_pool_putconn(conn)
+            raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
+        if (
+            self._plain_return
+            and conn.pgconn.transaction_status == IDLE
+            and conn._pipeline is None
+            and not conn._watch.paused
+            and (now := monotonic()) < slot.expires_at
+        ):
+            slot.proven_at = now
+            self._offer(slot, now)
+        else:
+            self._leaks.returned(slot)
+            self._recycle(slot)
+
+    def _recycle(self, slot: Slot[CT]) -> None:
+        """Return a connection that may need more than being handed on. Does not switch."""
+        conn = slot.conn
+        status = conn.pgconn.transaction_status
+        if status == UNKNOWN or self._closed or (status == IDLE and self._reset is None):
+            if conn._pipeline is None:
+                self._returned(slot)
+                return
+        self._recycler.take(slot)
+
+    def _returned(self, slot: Slot[CT]) -> None:
+        """Decide what becomes of a connection that needs no more cleaning."""
+        conn = slot.conn
+        if self._closed:
+            self._evict(slot, "the pool is closed")
+        elif conn.pgconn.transaction_status == UNKNOWN:
+            self._stats[self._RETURNS_BAD] += 1
+            logger.warning("discarding closed connection: %s", conn)
+            if conn.broken:
+                self._watchdog.suspect()
+            self._evict(slot, "it is closed")
+        elif conn.pgconn.transaction_status != IDLE or conn._pipeline is not None:
+            # In use before its waiter could take it, or never cleaned: not to be trusted.
+            self._evict(slot, "it is not clean")
+        elif slot.expires_at <= monotonic() or self._bag.size > self._max_size:
+            logger.info("discarding expired connection")
+            self._evict(slot, "it is expired")
+        elif conn._watch.paused and not conn.check_idle():
+            self._stats[self._CONNECTIONS_LOST] += 1
+            logger.info("not serving connection found broken")
+            self._evict(slot, "the server closed it")
+            self._watchdog.suspect()
+        else:
+            self._offer(slot, monotonic())
+
+    def _offer(self, slot: Slot[CT], now: float) -> None:
+        """Hand a good connection to the first in line, or put it among the idle ones."""
+        if self._waiting._queue:
+            # In use from this moment, even before the waiter runs.
+            slot.conn._pool = self
+            slot.state = _IN_USE
+            if self._waiting.hand(slot):
+                return
+        slot.conn._pool = None
+        slot.idle_since = now
+        slot.state = _IDLE
+        del self._bag.out[slot.conn]
+        self._bag.idle.append(slot)
+        if self._filling._queue and len(self._bag.idle) >= self._min_size:
+            while self._filling.hand(True):
+                pass
+
+    def _admit(self, conn: CT, replaces: Slot[CT] | None) -> None:
+        """Take a connection that was just opened into the pool. Does not switch."""
+        now = monotonic()
+        self._set_connection_expiry_date(conn)
+        slot: Slot[CT] = Slot(conn, now, conn._expire_at)
+        self._bag.add(slot)
+        logger.info("adding new connection to the pool")
+        if conn.pgconn.socket >= 0:
+            conn._on_idle_readable = self._watchdog.readable(slot)
+        if replaces is not None and replaces.state is _IDLE:
+            self._evict(replaces, "it is replaced")
+        self._returned(slot)
+        self._watchdog.ring()
+
+    def _evict(self, slot: Slot[CT], why: str) -> None:
+        """Drop a connection, closing it if need be, and see whether another is wanted."""
+        logger.debug("pool %r drops %s: %s", self.name, slot.conn, why)
+        self._bag.remove(slot)
+        self._close_connection(slot.conn)
+        self._connector.plan()
+
+    def _close_connection(self, conn: CT) -> None:
+        conn._pool = None
+        conn.close()
+
+    # -- operation ------------------------------------------------------------------------
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the size of the running pool; *max_size* defaults to *min_size*.
+
+        Does not block. Idle connections above *max_size* are closed at once, those in use
+        when they are returned.
+        """
+        check_options({"min_size": min_size, "max_size": max_size})
+        max_size = min_size if max_size is None else max_size
+        check_sizes(min_size, max_size)
+        logger.info("resizing %r to min_size=%s max_size=%s", self.name, min_size, max_size)
+        self._min_size, self._max_size = min_size, max_size
+        self._update_fast_paths()
+        while self._bag.idle and self._bag.size > max_size:
+            self._evict(self._bag.idle[0], "the pool shrinks")
+        self._connector.plan()
+
+    def drain(self) -> None:
+        """Replace all connections: idle ones now, those in use when they are returned.
+
+        Does not block. For changes that only new connections see, such as new adapters.
+        """
+        for slot in self._bag:
+            slot.expires_at = 0.0
+            if slot.state is _IDLE:
+                self._evict(slot, "the pool is drained")
+
+    def check(self) -> None:
+        """Verify all idle connections with a round trip, at the same time; replace bad ones.
+
+        Block this greenlet for ``probe_timeout`` seconds at most.
+        """
+        self._check_open_getconn()
+        self._check_hub()
+        self._connector.hurry()
+        self._connector.plan()
+        now = monotonic()
+        for slot in list(self._bag.idle):
+            if slot.expires_at <= now:
+                logger.info("discarding expired connection %s", slot.conn)
+                self._evict(slot, "it is expired")
+        self._watchdog.verify(list(self._bag.idle), level=logging.WARNING)
+
+    def cancel_statements(self, timeout: float | None = None) -> int:
+        """Cancel the statements running on checked-out connections; return how many.
+
+        Those who wait for them get ``psycopg.errors.QueryCanceled``. Block this greenlet for
+        *timeout* seconds at most (default ``cancel_timeout``). Meant for a shutdown that
+        does not wait for running work.
+        """
+        limit = self.cancel_timeout if timeout is None else timeout
+        active = [
+            slot.conn
+            for slot in self._bag.out.values()
+            if slot.conn.pgconn.transaction_status == TransactionStatus.ACTIVE
+        ]
+        greenlets = [hub.spawn(conn._try_cancel, timeout=limit) for conn in active]
+        gevent.joinall(greenlets, timeout=limit)
+        return len(active)
+
+    def cancel_statements_soon(self) -> None:
+        """Do `cancel_statements` in the background; for signal handlers. Does not block."""
+        hub.spawn(self.cancel_statements)
+
+    # -- statistics -----------------------------------------------------------------------
+
+    def get_stats(self) -> dict[str, int]:
+        """Return psycopg_pool's statistics: counters since the start, and current sizes."""
+        return self._snapshot()
+
+    def pop_stats(self) -> dict[str, int]:
+        """Like `get_stats`, and set the counters to zero."""
+        stats = self._snapshot()
+        self._stats.clear()
+        self._requests = self._queued = 0
+        self._wait_seconds = self._usage_seconds = 0.0
+        return stats
+
+    def _snapshot(self) -> dict[str, int]:
+        counters = dict.fromkeys(
+            (
+                self._REQUESTS_ERRORS,
+                self._RETURNS_BAD,
+                self._CONNECTIONS_NUM,
+                self._CONNECTIONS_MS,
+                self._CONNECTIONS_ERRORS,
+                self._CONNECTIONS_LOST,
+            ),
+            0,
+        )
+        return {
+            **counters,
+            **self._stats,
+            self._REQUESTS_NUM: self._requests,
+            self._REQUESTS_QUEUED: self._queued,
+            self._REQUESTS_WAIT_MS: int(1000 * self._wait_seconds),
+            self._USAGE_MS: int(1000 * self._usage_seconds),
+            **self._get_measures(),
+        }
+
+    def _get_measures(self) -> dict[str, int]:
+        return {
+            self._POOL_MIN: self._min_size,
+            self._POOL_MAX: self._max_size,
+            self._POOL_SIZE: self._bag.size,
+            self._POOL_AVAILABLE: len(self._bag.idle),
+            self._REQUESTS_WAITING: len(self._waiting),
+        }
+
+    # -- helpers --------------------------------------------------------------------------
+
+    def _connect(self, timeout: float | None = None) -> CT:
+        """Open and configure one connection. Block this greenlet only."""
+        self._stats[self._CONNECTIONS_NUM] += 1
+        started = monotonic()
+        try:
+            conninfo = self._resolve_conninfo()
+            kwargs = self._resolve_kwargs()
+            if timeout:
+                kwargs = {**kwargs, "connect_timeout": max(round(timeout), 1)}
+            conn = cast(CT, adopt(self._open_class.connect(conninfo, **kwargs)))
+        except BaseException:
+            self._stats[self._CONNECTIONS_ERRORS] += 1
+            raise
+        self._stats[self._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
+        try:
+            conn._pool = self
+            conn.cancel_timeout = self.cancel_timeout
+            if self.prepare == "never":
+                conn.prepare_threshold = None
+            if self._configure:
+                self._configure(conn)
+                status = conn.pgconn.transaction_status
+                if status != IDLE:
+                    raise psycopg.ProgrammingError(
+                        f"connection left in status {TransactionStatus(status).name}"
+                        f" by configure function {self._configure}: discarded"
+                    )
+        except BaseException:
+            self._close_connection(conn)
+            raise
+        return conn
+
+    def _update_fast_paths(self) -> None:
+        is_open = not self._closed and not self._open_implicit
+        self._plain_checkout = (
+            is_open and self._check is None and self.use_lifo and not self.leak_threshold
+        )
+        self._plain_return = (
+            not self._closed
+            and self._reset is None
+            and not self.leak_threshold
+            and self._bag.size <= self._max_size
+        )
+
+    def _check_hub(self) -> None:
+        hub.check_can_wait(self._hub, f"the pool {self.name!r}")
+
+    def _counts(self) -> str:
+        bag = self._bag
+        return (
+            f"size={bag.size} idle={len(bag.idle)} in_use={bag.in_use} waiting={len(self._waiting)}"
+        )
+
+    def _why(self) -> str:
+        if self._connector.outage is None:
+            return ""
+        return f"; last connection failure: {self._connector.last_error}"
+
+    def _timed_out(self, timeout: float | None = None) -> PoolTimeout:
+        if timeout is None:
+            return PoolTimeout()  # the waiter adds the details
+        return PoolTimeout(
+            f"couldn't get a connection after {timeout:.2f} sec: pool {self.name!r} has"
+            f" {self._counts()} max_size={self._max_size}{self._why()}"
+        )
+
+    def _not_filled(self) -> PoolTimeout:
+        return PoolTimeout()

@@ -1,0 +1,229 @@
+"""Named pools of this process: configured once, opened at first use, one connection a greenlet.
+
+Nothing connects before first use and never before a fork: a child process starts with the
+configuration and no pool. In processes that do not run gevent the same functions work on
+stock ``psycopg_pool.ConnectionPool``, per thread instead of per greenlet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, cast
+
+import psycopg
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import ConninfoParam
+
+from . import binding, hub
+from .bound import BindableConnection
+from .connection import Connection, abandon_socket
+from .errors import NotConfigured
+from .options import (
+    GEVENTPG_ONLY,
+    OPTIONS,
+    check_conninfo,
+    check_options,
+    from_environment,
+)
+from .pool import Pool
+
+_CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
+
+
+@dataclass(frozen=True)
+class _Config:
+    conninfo: ConninfoParam
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<configuration of a pool: {', '.join(sorted(self.options)) or 'defaults'}>"
+
+
+_configs: dict[str, _Config] = {}
+_pools: dict[str, ConnectionPool[Any]] = {}
+_graveyard: list[ConnectionPool[Any]] = []
+
+
+def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options: Any) -> None:
+    """Set up the pool *name* of this process; it opens at its first use.
+
+    *conninfo* is a connection string, or a callable that returns one and is asked for every
+    new connection. *pool_options* are those of `Pool`. Does not connect or block. Raise
+    `OptionError` naming a bad option, ``psycopg.ProgrammingError`` if a pool of that name is
+    open with another configuration.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError("name must be a non-empty string")
+    check_conninfo(conninfo)
+    check_options(pool_options, known=sorted(_CONFIGURABLE))
+    config = _Config(conninfo, dict(pool_options))
+    pool = _pools.get(name)
+    if pool is not None and not pool.closed and _configs.get(name) != config:
+        raise psycopg.ProgrammingError(
+            f"the pool {name!r} is already open with another configuration;"
+            " call geventpg.close_all() before configuring it again"
+        )
+    _configs[name] = config
+
+
+def get_pool(name: str = "default") -> Pool[Any]:
+    """Return the open pool *name*, making it if need be. Does not block.
+
+    The default pool can also be configured by the environment: ``GEVENTPG_CONNINFO`` and
+    ``GEVENTPG_MAX_SIZE`` and so on. Raise `NotConfigured` if nobody configured *name*.
+    Without gevent it is a stock ``psycopg_pool.ConnectionPool``.
+    """
+    pool = _pools.get(name)
+    if pool is None or pool.closed:
+        fresh = _make_pool(name)
+        # One operation decides which pool it is, whoever else is doing the same.
+        if pool is not None and _pools.get(name) is pool:
+            del _pools[name]
+        pool = _pools.setdefault(name, fresh)
+        if pool is fresh:
+            pool.open()
+    return cast("Pool[Any]", pool)
+
+
+def get_conn(name: str = "default") -> Connection[Any]:
+    """Return the current greenlet's connection of pool *name*, checking one out if need be.
+
+    Every call in one greenlet returns the same connection until it is released: at the end
+    of the outermost ``with get_conn() as conn:`` (committed, or rolled back after an
+    exception), by `release_conn`, at the end of the Celery task, or when the greenlet ends in
+    any way. Blocks and raises as `Pool.getconn` does. Without gevent: per thread.
+    """
+    holder = binding.current_holder()
+    held = holder.held.get(name)
+    if held is not None:
+        if held.depth or holder.scopes or not held.conn.closed:
+            # Also if it is broken: a fresh one would silently lose half of a transaction.
+            return cast("Connection[Any]", held.conn)
+        held.give_back()
+    pool = get_pool(name)
+    conn = pool.getconn()
+    held = holder.held.get(name)
+    if held is not None:  # somebody ran in this greenlet while it waited (a callback)
+        pool.putconn(conn)
+    else:
+        held = holder.held[name] = binding.HeldConnection(holder, name, pool, conn)
+    return cast("Connection[Any]", held.conn)
+
+
+def release_conn(name: str = "default") -> None:
+    """Give the current greenlet's connection of pool *name* back; no-op if it has none.
+
+    An open transaction is rolled back and logged, never committed. Does not block under
+    gevent. Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is.
+    """
+    held = binding.current_holder().held.get(name)
+    if held is None:
+        return
+    if held.depth:
+        raise psycopg.ProgrammingError(
+            "release_conn() inside 'with get_conn()': the connection is released at its end"
+        )
+    held.give_back()
+
+
+def scope() -> binding.Scope:
+    """Return a context manager for a unit of work; see `binding.Scope`."""
+    return binding.Scope()
+
+
+def close_all(timeout: float = 5.0) -> None:
+    """Close all named pools, within *timeout* seconds altogether; idempotent.
+
+    The configurations stay: a later `get_conn` opens a new pool.
+    """
+    deadline = monotonic() + timeout
+    for name, pool in list(_pools.items()):
+        if _pools.get(name) is pool:
+            del _pools[name]
+        pool.close(timeout=max(deadline - monotonic(), 0.0))
+
+
+def release_all() -> None:
+    """Give back whatever the current greenlet or thread holds; transactions roll back."""
+    binding.current_holder().give_back_all()
+
+
+def run_on_gevent() -> None:
+    """Decide that this process runs gevent, also if nothing is patched and nothing ran yet."""
+    hub.current_hub()
+
+
+def open_pools() -> dict[str, ConnectionPool[Any]]:
+    """Return the named pools that are open, by name."""
+    return {name: pool for name, pool in _pools.items() if not pool.closed}
+
+
+def configured(name: str = "default") -> bool:
+    """Tell whether `configure` was called for *name*, or the environment configures it."""
+    return name in _configs or (name == "default" and "GEVENTPG_CONNINFO" in os.environ)
+
+
+def _config(name: str) -> _Config:
+    config = _configs.get(name)
+    if config is None and name == "default" and "GEVENTPG_CONNINFO" in os.environ:
+        configure(os.environ["GEVENTPG_CONNINFO"], **from_environment(os.environ))
+        config = _configs[name]
+    if config is None:
+        known = ", ".join(sorted(_configs)) or "none"
+        raise NotConfigured(
+            f"no pool {name!r} is configured (configured: {known}); call"
+            " geventpg.configure('host=... dbname=...')"
+            + (" or set GEVENTPG_CONNINFO" if name == "default" else f", name={name!r}")
+        )
+    return config
+
+
+def _make_pool(name: str) -> ConnectionPool[Any]:
+    config = _config(name)
+    if hub.in_use():
+        pool: ConnectionPool[Any] = Pool(config.conninfo, name=name, open=False, **config.options)
+        cast("Pool[Any]", pool)._reclaim = binding.reclaim_from_dead
+        return pool
+    return _stock_pool(name, config)
+
+
+def _stock_pool(name: str, config: _Config) -> ConnectionPool[Any]:
+    """Make psycopg_pool's own pool; options that only `Pool` has do not apply to it."""
+    options = {k: v for k, v in config.options.items() if k not in GEVENTPG_ONLY}
+    cls = options.pop("connection_class", BindableConnection)
+    origin = getattr(cls, "__origin__", cls)
+    if origin is psycopg.Connection:
+        cls = BindableConnection
+    elif not issubclass(origin, BindableConnection):
+        cls = type(origin.__name__, (origin, BindableConnection), {"__module__": origin.__module__})
+    if config.options.get("prepare") == "never" and not callable(options.get("kwargs")):
+        options["kwargs"] = {**(options.get("kwargs") or {}), "prepare_threshold": None}
+    return ConnectionPool(
+        config.conninfo, name=name, open=False, connection_class=cls, **options
+    )
+
+
+def _forget_pools_in_child() -> None:
+    # Pools on gevent empty themselves. A stock pool has lost its threads and cannot even be
+    # collected safely; its sockets belong to the parent.
+    for conn in binding.forget_all():
+        abandon_socket(conn)
+    for pool in _pools.values():
+        if not isinstance(pool, Pool):
+            for conn in list(pool._pool):
+                abandon_socket(conn)
+            _graveyard.append(pool)
+    _pools.clear()
+
+
+def _close_at_exit() -> None:
+    # Before gevent and the interpreter are torn down under what is still held.
+    binding.give_back_everything()
+    close_all(timeout=1.0)
+
+
+os.register_at_fork(after_in_child=_forget_pools_in_child)
+atexit.register(_close_at_exit)

@@ -1,0 +1,126 @@
+"""Who holds what: the bag of a pool's connections. No I/O, no waiting, no policy.
+
+Every connection has one `Slot`, which lives as long as it does. The bag knows where each
+slot is; a connection that is being opened is counted before it exists. So at every instant
+
+    idle + out + connecting = size <= max_size
+
+where *out* are the slots in use, being returned, or reserved for maintenance.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Generic
+
+from psycopg_pool.abc import CT
+
+
+class SlotState(enum.Enum):
+    """Where a connection is in its life."""
+
+    IDLE = "idle"
+    IN_USE = "in use"
+    RETURNING = "returning"
+    CHECKING = "checking"
+    CLOSED = "closed"
+
+
+_MOVES: dict[SlotState, frozenset[SlotState]] = {
+    SlotState.IDLE: frozenset({SlotState.IN_USE, SlotState.CHECKING, SlotState.CLOSED}),
+    SlotState.IN_USE: frozenset({SlotState.IDLE, SlotState.RETURNING, SlotState.CLOSED}),
+    SlotState.RETURNING: frozenset({SlotState.IDLE, SlotState.IN_USE, SlotState.CLOSED}),
+    SlotState.CHECKING: frozenset({SlotState.IDLE, SlotState.IN_USE, SlotState.CLOSED}),
+    SlotState.CLOSED: frozenset(),
+}
+
+
+class Slot(Generic[CT]):
+    """The record of one connection. Times are ``time.monotonic`` seconds."""
+
+    __slots__ = (
+        "__weakref__",
+        "conn",
+        "expires_at",
+        "idle_since",
+        "lease",
+        "proven_at",
+        "state",
+    )
+
+    def __init__(self, conn: CT, now: float, expires_at: float) -> None:
+        self.conn = conn
+        self.state = SlotState.CHECKING
+        self.expires_at = expires_at
+        self.idle_since = now
+        self.proven_at = now
+        """When the server last answered on it, as far as the pool knows."""
+        self.lease: Any = None
+        """What the leak detector keeps about the current checkout."""
+
+    def move(self, state: SlotState) -> None:
+        """Change the state; raise ``AssertionError`` for a change that cannot be."""
+        if state not in _MOVES[self.state]:
+            raise AssertionError(f"a connection cannot go from {self.state} to {state}")
+        self.state = state
+
+
+class Bag(Generic[CT]):
+    """All slots of one pool, by where they are. Every method is atomic: nothing switches."""
+
+    __slots__ = ("connecting", "idle", "out")
+
+    def __init__(self) -> None:
+        self.idle: deque[Slot[CT]] = deque()
+        """The most recently used connection is on the right."""
+        self.out: dict[CT, Slot[CT]] = {}
+        self.connecting = 0
+
+    @property
+    def size(self) -> int:
+        """Connections that exist or are being opened."""
+        return len(self.idle) + len(self.out) + self.connecting
+
+    @property
+    def in_use(self) -> int:
+        """Connections checked out by somebody."""
+        return sum(slot.state is SlotState.IN_USE for slot in self.out.values())
+
+    @property
+    def returning(self) -> int:
+        """Connections that will soon be available: being cleaned or checked."""
+        return sum(slot.state is not SlotState.IN_USE for slot in self.out.values())
+
+    def add(self, slot: Slot[CT]) -> None:
+        """Enter a connection that was just opened in place of its reservation."""
+        self.connecting -= 1
+        self.out[slot.conn] = slot
+
+    def reserve(self, slot: Slot[CT]) -> None:
+        """Take an idle slot away for maintenance, before touching its connection."""
+        self.idle.remove(slot)
+        slot.move(SlotState.CHECKING)
+        self.out[slot.conn] = slot
+
+    def rest(self, slot: Slot[CT], *, cold: bool = False) -> None:
+        """Put a slot among the idle ones: on the warm end, or the *cold* one."""
+        slot.move(SlotState.IDLE)
+        del self.out[slot.conn]
+        if cold:
+            self.idle.appendleft(slot)
+        else:
+            self.idle.append(slot)
+
+    def remove(self, slot: Slot[CT]) -> None:
+        """Forget a slot whose connection is closed or about to be."""
+        if slot.state is SlotState.IDLE:
+            self.idle.remove(slot)
+        else:
+            del self.out[slot.conn]
+        slot.move(SlotState.CLOSED)
+
+    def __iter__(self) -> Iterator[Slot[CT]]:
+        yield from list(self.idle)
+        yield from list(self.out.values())

@@ -1,0 +1,110 @@
+"""Who waits for a connection, in which order and until when.
+
+First come, first served. A waiter that dies or gives up leaves the queue at that moment, so
+nothing here is ever stale. One timer serves all deadlines.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from . import hub
+
+# When deadlines are not in queue order each expiry looks at the whole queue; this bounds how
+# often, and is how late such a waiter may be told.
+_COALESCE = 0.005
+
+
+class Waiter(hub.Parked):
+    """A greenlet waiting for a slot until its deadline."""
+
+    __slots__ = ("deadline",)
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+
+class WaitQueue:
+    """FIFO of `Waiter`. *timed_out* makes the error for those whose deadline passed."""
+
+    def __init__(self, timed_out: Callable[[], BaseException]) -> None:
+        self._timed_out = timed_out
+        self._queue: OrderedDict[Waiter, None] = OrderedDict()
+        reference = weakref.ref(self)
+
+        def expire() -> None:
+            # An armed timer is a root for the garbage collector: it must not keep us.
+            queue = reference()
+            if queue is not None:
+                queue._expire()
+
+        self._timer = hub.Timer(expire)
+        self._last_deadline = 0.0
+        self._in_order = True
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def join(self, deadline: float) -> Waiter:
+        """Queue up the current greenlet. Does not switch."""
+        waiter = Waiter(deadline)
+        if not self._queue:
+            self._in_order = True
+            self._timer.keep_alive(True)
+        elif deadline < self._last_deadline:
+            self._in_order = False
+        self._last_deadline = deadline
+        self._queue[waiter] = None
+        due = self._timer.due
+        if due is None or deadline < due:
+            self._timer.arm(deadline)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take a waiter that was interrupted out of the queue, if it is still there."""
+        self._queue.pop(waiter, None)
+        if not self._queue:
+            self._timer.keep_alive(False)
+
+    def hand(self, value: Any) -> bool:
+        """Hand *value* to the first who still wants it; ``False`` if nobody does."""
+        queue = self._queue
+        while queue:
+            waiter, _ = queue.popitem(last=False)
+            if not queue:
+                # Stays armed, as more waiters are likely, but must not hold up an exit.
+                self._timer.keep_alive(False)
+            if waiter.hand(value):
+                return True
+        return False
+
+    def fail_all(self, error: Callable[[], BaseException]) -> int:
+        """Make everybody's wait raise; return how many there were."""
+        count = 0
+        while self._queue:
+            waiter, _ = self._queue.popitem(last=False)
+            count += waiter.fail(error())
+        self._timer.disarm()
+        return count
+
+    def _expire(self) -> None:
+        now = monotonic()
+        earliest = None
+        late: list[Waiter] = []
+        for waiter in self._queue:
+            if waiter.deadline <= now:
+                late.append(waiter)
+            elif earliest is None or waiter.deadline < earliest:
+                earliest = waiter.deadline
+                if self._in_order:
+                    break
+        for waiter in late:
+            del self._queue[waiter]
+            waiter.fail(self._timed_out())
+        if earliest is not None:
+            self._timer.arm(earliest if self._in_order else max(earliest, now + _COALESCE))

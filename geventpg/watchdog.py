@@ -1,0 +1,263 @@
+"""Everything a pool does by itself: one greenlet, driven by events and due times.
+
+Dead idle connections are found before a user meets them. When the server closes one, its
+socket becomes readable and the pool knows at once, without a round trip. Links that died
+silently are found by a bounded probe of connections that were idle for
+``keepalive_interval``. One failure of that kind makes the others suspect, and they are
+verified at once, at the same time.
+
+A connection is reserved before it is touched, so that nobody can be given one in doubt. The
+greenlet holds the pool weakly: a pool that nobody closed can still be collected.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic
+
+import gevent
+import psycopg
+from psycopg_pool.abc import CT
+
+from . import hub
+from .slots import Slot, SlotState
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+logger = logging.getLogger("psycopg.pool")
+
+_LONGEST_SLEEP = 600.0
+_SHORTEST_SLEEP = 0.005
+_RAW_HOLDERS_INTERVAL = 1.0
+
+
+class Watchdog(Generic[CT]):
+    """The maintenance of one pool."""
+
+    def __init__(self, pool: Pool[CT]) -> None:
+        self._pool = weakref.ref(pool)
+        self._alarm = hub.Alarm()
+        self._greenlet: Any = None
+        self._suspicious = False
+        self._raw_holders = False
+        self._shrink_at = monotonic() + pool.max_idle
+
+    def start(self) -> None:
+        """Start the greenlet. Does not switch."""
+        self._greenlet = hub.spawn(_watch, self._pool, self._alarm)
+        self._greenlet.rawlink(_restarter(self._pool))
+
+    def stop(self) -> None:
+        """End the greenlet. Does not wait for it."""
+        self._alarm.ring()
+
+    def ring(self) -> None:
+        """Something changed: look again at what is due. Does not switch."""
+        self._alarm.ring()
+
+    def suspect(self) -> None:
+        """A connection was found dead: verify the other idle ones at once."""
+        self._suspicious = True
+        self._alarm.ring()
+
+    def readable(self, slot: Slot[CT]) -> Callable[[CT], None]:
+        """Return the callback for data that nobody waits for on *slot*'s connection.
+
+        It runs in the hub, and holds nothing alive.
+        """
+        pool_reference, slot_reference = self._pool, weakref.ref(slot)
+
+        def on_readable(conn: CT) -> None:
+            pool, slot = pool_reference(), slot_reference()
+            if pool is None or slot is None or slot.state is not SlotState.IDLE:
+                # Held by somebody who is busy elsewhere; it is looked at when returned.
+                conn._watch.pause()
+            elif not conn.check_idle():
+                pool._watchdog._found_dead(pool, slot, "the server closed it")
+
+        return on_readable
+
+    # -- duties ---------------------------------------------------------------------------
+
+    def round(self, pool: Pool[CT]) -> None:
+        """Do everything that is due. An error in one duty does not keep the others."""
+        duties = (
+            self._reclaim,
+            self._sweep,
+            self._expire,
+            self._shrink,
+            self._keep_alive,
+            self._leaks,
+        )
+        for duty in duties:
+            try:
+                duty(pool)
+            except Exception:
+                logger.exception("watchdog of pool %r: %s failed", pool.name, duty.__name__)
+        pool._update_fast_paths()
+        pool._connector.plan()
+
+    def next_due(self, pool: Pool[CT]) -> float:
+        """Return when `round` has something to do again (``time.monotonic``)."""
+        return min(self._due_times(pool))
+
+    def _due_times(self, pool: Pool[CT]) -> Iterator[float]:
+        now = monotonic()
+        yield now + _LONGEST_SLEEP
+        if self._suspicious:
+            yield now
+        if pool._bag.size > pool.min_size:
+            yield self._shrink_due(pool)
+        if self._raw_holders:
+            yield now + _RAW_HOLDERS_INTERVAL
+        retry = pool._connector.next_at
+        if retry is not None:
+            yield retry
+        for slot in pool._bag.idle:
+            yield slot.expires_at
+            if pool.keepalive_interval:
+                yield slot.proven_at + pool.keepalive_interval
+        for slot in pool._bag.out.values():
+            due = pool._leaks.next_due(slot)
+            if due is not None:
+                yield due
+
+    def _reclaim(self, pool: Pool[CT]) -> None:
+        # Looked for only while somebody waits: nobody else minds.
+        self._raw_holders = (
+            pool._reclaim is not None and pool._reclaim() and len(pool._waiting) > 0
+        )
+
+    def _sweep(self, pool: Pool[CT]) -> None:
+        if self._suspicious:
+            self._suspicious = False
+            self._in_background(pool, list(pool._bag.idle))
+
+    def _expire(self, pool: Pool[CT]) -> None:
+        now = monotonic()
+        for slot in list(pool._bag.idle):
+            if slot.expires_at > now:
+                continue
+            needed = pool._bag.size <= pool.min_size
+            if needed and len(pool._bag.idle) == 1 and pool._connector.outage is not None:
+                slot.expires_at = now + 1.0  # better an old connection than none
+            elif needed and pool._connector.replace(slot):
+                slot.expires_at = now + 1.0  # closed when its replacement is there
+            else:
+                logger.info("discarding expired connection")
+                pool._evict(slot, "it is expired")
+
+    def _shrink_due(self, pool: Pool[CT]) -> float:
+        if pool.use_lifo:
+            idle = pool._bag.idle
+            return (idle[0].idle_since if idle else monotonic()) + pool.max_idle
+        return self._shrink_at
+
+    def _shrink(self, pool: Pool[CT]) -> None:
+        bag, now = pool._bag, monotonic()
+        if pool.use_lifo:
+            # The coldest is on the left: nobody needed it for that long.
+            while bag.size > pool.min_size and bag.idle:
+                if bag.idle[0].idle_since + pool.max_idle > now:
+                    break
+                self._shrink_by_one(pool)
+        elif now >= self._shrink_at:
+            # First in, first out uses all of them in turn: as in psycopg_pool, one goes when
+            # not all were needed at the same time.
+            unused, pool._nconns_min = pool._nconns_min, len(bag.idle)
+            self._shrink_at = now + pool.max_idle
+            if bag.size > pool.min_size and unused > 0 and bag.idle:
+                self._shrink_by_one(pool)
+                pool._nconns_min -= 1
+
+    def _shrink_by_one(self, pool: Pool[CT]) -> None:
+        logger.info(
+            "shrinking pool %r to %s: unused for %s sec",
+            pool.name,
+            pool._bag.size - 1,
+            pool.max_idle,
+        )
+        pool._evict(pool._bag.idle[0], "it was not needed")
+
+    def _keep_alive(self, pool: Pool[CT]) -> None:
+        if pool.keepalive_interval:
+            due = monotonic() - pool.keepalive_interval
+            self._in_background(pool, [s for s in pool._bag.idle if s.proven_at <= due])
+
+    def _leaks(self, pool: Pool[CT]) -> None:
+        now = monotonic()
+        for slot in list(pool._bag.out.values()):
+            if slot.state is SlotState.IN_USE:
+                pool._leaks.look(slot, now)
+
+    # -- probing --------------------------------------------------------------------------
+
+    def verify(self, slots: list[Slot[CT]], *, level: int = logging.INFO) -> None:
+        """Probe idle *slots* at the same time and wait; evict those that do not answer."""
+        pool = self._pool()
+        if pool is not None:
+            gevent.joinall(self._in_background(pool, slots, level=level))
+
+    def _in_background(
+        self, pool: Pool[CT], slots: list[Slot[CT]], *, level: int = logging.INFO
+    ) -> list[Any]:
+        greenlets = []
+        for slot in slots:
+            pool._bag.reserve(slot)
+            greenlet = hub.spawn(self._probe, pool, slot, level)
+            greenlet.rawlink(lambda _ended, slot=slot: self._probed(slot))
+            greenlets.append(greenlet)
+        return greenlets
+
+    def _probe(self, pool: Pool[CT], slot: Slot[CT], level: int) -> None:
+        try:
+            slot.conn.probe(pool.probe_timeout)
+        except psycopg.Error as error:
+            logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
+            self._found_dead(pool, slot, "it did not answer a probe")
+        else:
+            slot.proven_at = monotonic()
+            idle_since = slot.idle_since
+            pool._returned(slot)
+            slot.idle_since = idle_since  # being probed is not being used
+
+    def _probed(self, slot: Slot[CT]) -> None:
+        # Killed, perhaps before it ran: whatever state the connection is in, it may not stay
+        # reserved.
+        pool = self._pool()
+        if pool is not None and slot.state is SlotState.CHECKING:
+            pool._evict(slot, "its probe was interrupted")
+
+    def _found_dead(self, pool: Pool[CT], slot: Slot[CT], why: str) -> None:
+        pool._stats[pool._CONNECTIONS_LOST] += 1
+        logger.info("pool %r: evicting idle connection %s: %s", pool.name, slot.conn, why)
+        pool._evict(slot, why)
+        self.suspect()
+
+
+def _watch(reference: weakref.ref[Pool[Any]], alarm: hub.Alarm) -> None:
+    while True:
+        pool = reference()
+        if pool is None or pool.closed:
+            return
+        pool._watchdog.round(pool)
+        # What rang until now was either dealt with or has a due time, computed next.
+        alarm.clear()
+        pause = pool._watchdog.next_due(pool) - monotonic()
+        del pool  # nobody may be kept alive by a sleeping watchdog
+        # A due time that its duty could not meet must not make this a busy loop.
+        alarm.sleep(max(pause, _SHORTEST_SLEEP))
+
+
+def _restarter(reference: weakref.ref[Pool[Any]]) -> Callable[[Any], None]:
+    def ended(_greenlet: Any) -> None:
+        pool = reference()
+        if pool is not None and not pool.closed:
+            logger.warning("watchdog of pool %r died: restarting it", pool.name)
+            pool._watchdog.start()
+
+    return ended
