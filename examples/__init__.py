@@ -1,0 +1,1 @@
+"""Runnable examples: a minimal worker and the demo that compares three ways of connecting."""

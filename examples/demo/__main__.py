@@ -1,0 +1,63 @@
+"""Runs the same tasks in three ways, one after the other, and prints one table."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+from geventpg.testing.postgres import EmbeddedPostgres
+
+from .broker import open_broker
+from .database import Database
+from .plan import WAYS
+from .progress import progress
+from .run import run_way
+from .table import print_results
+
+LOGS = Path("build", "demo")
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument(
+        "ways", nargs="*", metavar="way", help=f"only these of {', '.join(WAYS)} (default: all)"
+    )
+    ways = parser.parse_args().ways or WAYS
+    if unknown := set(ways).difference(WAYS):
+        parser.error(f"there is no way called {', '.join(sorted(unknown))}")
+    console = Console()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        run(console, ways)
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything that was started is stopped.")
+        return 130
+    except RuntimeError as error:
+        console.print(f"[red]The demo failed:[/] {error}; see {LOGS}/*.log", soft_wrap=True)
+        return 1
+    return 0
+
+
+def run(console: Console, ways: Sequence[str]) -> None:
+    with (
+        TemporaryDirectory(prefix="geventpg-demo-", ignore_cleanup_errors=True) as directory,
+        EmbeddedPostgres(settings={"max_connections": 100}) as postgres,
+        open_broker(Path(directory)) as broker,
+    ):
+        database = Database(postgres.dsn)
+        database.create_accounts()
+        with progress(console, ways) as report:
+            results = [run_way(way, database, broker, LOGS, report) for way in ways]
+    print_results(console, results, broker.description, LOGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

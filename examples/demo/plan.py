@@ -1,0 +1,45 @@
+"""What is run: the sizes, the stages and the names that the demo and its workers agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WAYS = ("shared", "stock", "geventpg")
+TITLES = {"shared": "shared connection", "stock": "psycopg_pool", "geventpg": "geventpg"}
+
+CONCURRENCY = 100  # greenlets: celery -P gevent -c 100
+MIN_SIZE = 4
+MAX_SIZE = 20
+CAPACITY = {"shared": 1, "stock": MAX_SIZE, "geventpg": MAX_SIZE}  # connections a way may have
+ACCOUNTS = 2_000  # one row per task, so that no task waits for another's row lock
+
+QUERY_SECONDS = 0.005
+OTHER_IO_SECONDS = 0.001
+SLOW_SECONDS = 30
+TIME_LIMIT = 1  # of the slow tasks: Celery interrupts them long before they are done
+
+WAY_BOUND = 50.0  # a way that is not through by then is stopped
+STALL_BOUND = 8.0  # and so is one that finishes no task for this long
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tasks that are sent together; the next stage starts when all of them have ended."""
+
+    count: int
+    slow: bool = False
+    idle_backends_killed_before: bool = False
+
+
+STAGES = (
+    Stage(1_000),
+    Stage(770, idle_backends_killed_before=True),
+    Stage(30, slow=True),
+    Stage(200),
+)
+TASKS = sum(stage.count for stage in STAGES)
+SLOW_TASKS = sum(stage.count for stage in STAGES if stage.slow)
+
+
+def application_name(way: str) -> str:
+    return f"geventpg-demo-{way}"
