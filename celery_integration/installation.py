@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery, signals
 
 from . import worker
+from .cold_shutdown import ColdShutdown
 from .tasks import wrap_task
 
 
@@ -18,7 +19,7 @@ def install(app: Celery) -> Celery:
     """
     if getattr(app, "_geventpg_installed", False):
         return app
-    app._geventpg_installed = True  # type: ignore[attr-defined]
+    app._geventpg_installed = True
     if app.finalized:
         _wrap_tasks(app)
     app.on_after_finalize.connect(_on_after_finalize, weak=False)
@@ -33,7 +34,6 @@ def install_on_worker_start() -> None:
     signals.worker_process_init.connect(worker.process_started, weak=False, dispatch_uid=uid)
     signals.worker_process_shutdown.connect(worker.process_ends, weak=False, dispatch_uid=uid)
     signals.worker_ready.connect(worker.ready, weak=False, dispatch_uid=uid)
-    signals.worker_shutting_down.connect(worker.shutting_down, weak=False, dispatch_uid=uid)
     signals.worker_shutdown.connect(worker.shut_down, weak=False, dispatch_uid=uid)
     signals.task_postrun.connect(_on_task_postrun, weak=False, dispatch_uid=uid)
 
@@ -41,6 +41,7 @@ def install_on_worker_start() -> None:
 def _on_worker_init(sender: Any, **_kwargs: Any) -> None:
     install(sender.app)
     _wrap_tasks(sender.app)
+    sender.app.steps["worker"].add(ColdShutdown)
     worker.init(sender)
 
 

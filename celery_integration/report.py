@@ -38,33 +38,26 @@ def start_up(settings: Settings) -> list[Line]:
     others = max(clients - pool.get_stats()["pool_size"], 0)
     needed = settings.processes * pool.max_size
     available = limit - reserved
-    lines = [
-        (
-            logging.INFO,
-            f"geventpg: pool min_size={pool.min_size} max_size={pool.max_size} in"
-            f" {settings.processes} process(es) ({settings.kind}, concurrency"
-            f" {settings.concurrency}); server max_connections={limit}, {reserved} reserved,"
-            f" {others} used by others",
-        )
-    ]
+    sizes = (
+        f"geventpg: pool min_size={pool.min_size} max_size={pool.max_size} in"
+        f" {settings.processes} process(es) ({settings.kind}, concurrency {settings.concurrency});"
+        f" server max_connections={limit}, {reserved} reserved, {others} used by others"
+    )
+    lines = [(logging.INFO, sizes)]
     if needed > available:
-        lines.append(
-            (
-                logging.WARNING,
-                f"geventpg: {settings.processes} process(es) with max_size={pool.max_size} can ask"
-                f" for {needed} connections, but the server gives {available}"
-                f" (max_connections={limit}, {reserved} reserved): lower max_size or the"
-                " concurrency, raise max_connections, or put PgBouncer in between",
-            )
+        too_many = (
+            f"geventpg: {settings.processes} process(es) with max_size={pool.max_size} can ask for"
+            f" {needed} connections, but the server gives {available} (max_connections={limit},"
+            f" {reserved} reserved): lower max_size or the concurrency, raise max_connections, or"
+            " put PgBouncer in between"
         )
+        lines.append((logging.WARNING, too_many))
     elif needed > available - others:
-        lines.append(
-            (
-                logging.WARNING,
-                f"geventpg: this worker can ask for {needed} connections, but others use"
-                f" {others} of the {available} that the server gives",
-            )
+        crowded = (
+            f"geventpg: this worker can ask for {needed} connections, but others use {others} of"
+            f" the {available} that the server gives"
         )
+        lines.append((logging.WARNING, crowded))
     return lines
 
 

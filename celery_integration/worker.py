@@ -21,7 +21,7 @@ from .settings import Settings, read_settings
 CLOSE_TIMEOUT = 5.0
 """Seconds for closing the pools when the worker ends."""
 
-_settings: Settings | None = None
+_settings: list[Settings] = []
 _start_up_lines: list[report.Line] = []
 
 
@@ -55,8 +55,9 @@ def ready(**_kwargs: Any) -> None:
 
 def process_started(**_kwargs: Any) -> None:
     """``worker_process_init``: open the pool of a prefork child; solo has one already."""
-    settings = _settings
-    if settings is None:
+    if _settings:
+        settings = _settings[-1]
+    else:
         # Not forked but started afresh ("spawn"): nothing was inherited.
         settings = _configure(current_app, "prefork", current_app.conf.worker_concurrency or 1)
     if settings.kind != "prefork":
@@ -71,20 +72,14 @@ def process_ends(**_kwargs: Any) -> None:
     registry.close_all(timeout=1.0)
 
 
-def shutting_down(how: str = "", **_kwargs: Any) -> None:
-    """``worker_shutting_down``: a cold shutdown waits for no task, so cancel what they run.
-
-    It runs in the signal handler and must not block.
-    """
-    if how.lower() != "warm":
-        for pool in registry.open_pools().values():
-            if isinstance(pool, geventpg.Pool):
-                pool.cancel_statements_soon()
-
-
 def shut_down(**_kwargs: Any) -> None:
     """``worker_shutdown``: after the last task."""
     registry.close_all(timeout=CLOSE_TIMEOUT)
+
+
+def cut_off(**_kwargs: Any) -> None:
+    """Cold shutdown: tasks are not waited for, so cancel what they run and close everything."""
+    registry.abort_all(timeout=CLOSE_TIMEOUT)
 
 
 def release_leftovers(task: Any) -> None:
@@ -104,13 +99,12 @@ def _look_around(settings: Settings) -> list[report.Line]:
 
 
 def _configure(app: Any, kind: str, processes_or_greenlets: int) -> Settings:
-    global _settings
     try:
         settings = read_settings(app, kind, processes_or_greenlets)
         geventpg.configure(settings.conninfo, **settings.options)
     except (geventpg.OptionError, geventpg.NotConfigured) as error:
         raise SystemExit(f"geventpg: {error}") from None
-    _settings = settings
+    _settings[:] = [settings]
     return settings
 
 
@@ -120,7 +114,7 @@ def _pool_kind(worker: Any) -> str:
     for cls in implementation.__mro__:
         package, _, module = cls.__module__.rpartition(".")
         if package == "celery.concurrency" and module != "base":
-            return {"thread": "threads"}.get(module, module)
+            return "threads" if module == "thread" else str(module)
     return "threads"
 
 

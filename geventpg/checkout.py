@@ -12,7 +12,7 @@ from psycopg_pool.abc import CT
 if TYPE_CHECKING:
     from .pool import Pool
 
-IDLE = TransactionStatus.IDLE
+IDLE = int(TransactionStatus.IDLE)
 
 
 class Checkout(Generic[CT]):
@@ -37,13 +37,13 @@ class Checkout(Generic[CT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        conn, self._conn = self._conn, None
-        if conn is None or conn._pool is not self._pool:
+        conn, pool = self._conn, self._pool
+        if conn is None or conn._pool is not pool:
             return  # returned inside the block
+        self._conn = None
         try:
             # Commit or roll back; not worth a call when there is no transaction.
             if conn.pgconn.transaction_status != IDLE or conn._tpc or conn._num_transactions:
                 conn.__exit__(exc_type, exc, traceback)
         finally:
-            self._pool.putconn(conn)
-            self._pool._usage_seconds += monotonic() - self._since
+            pool._usage_seconds += pool._give_back(conn) - self._since

@@ -21,6 +21,7 @@ from psycopg._capabilities import capabilities
 from psycopg.abc import ConnParam, PQGen, PQGenConn
 from psycopg.conninfo import timeout_from_conninfo
 from psycopg.rows import Row, RowFactory, tuple_row
+from psycopg.waiting import Wait
 
 from . import hub
 from .bound import BindableConnection
@@ -49,7 +50,7 @@ after a minute of silence, or 30 s (the last is in milliseconds) after unanswere
 instead of the kernel's two hours. A `service` file is left alone."""
 
 
-class _Budget(hub.GreenletLocal):
+class _Budget(hub.GreenletLocal):  # type: ignore[misc]
     """The deadline of the connect() running in this greenlet and the addresses left to try."""
 
     deadline: float | None = None
@@ -93,12 +94,12 @@ class Connection(BindableConnection[Row]):
         self._defer_begin = False
         self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
 
-    def __del__(self) -> None:
+    def __del__(self, *args: Any) -> None:
         # A watcher must not outlive its descriptor: libev would miss a new one of that number.
         watch: hub.Watch | None = getattr(self, "_watch", None)
         if watch is not None:
             watch.stop()
-        super().__del__()
+        super().__del__(*args)
 
     # -- connecting -----------------------------------------------------------------------
 
@@ -121,7 +122,8 @@ class Connection(BindableConnection[Row]):
         outer = _budget.deadline, _budget.attempts
         _budget.deadline, _budget.attempts = deadline, attempts
         try:
-            return super().connect("", **arguments, **params)
+            connect: Any = super().connect
+            return cast("Self", connect("", **arguments, **params))
         finally:
             _budget.deadline, _budget.attempts = outer
 
@@ -144,12 +146,17 @@ class Connection(BindableConnection[Row]):
             pgconn = hub.drive_connecting(generators.connect(conninfo), now + share)
         except hub.DeadlineReached:
             raise errors.ConnectionTimeout("connection timeout expired") from None
+        yield from ()
         return cls(pgconn)
-        yield
 
     # -- waiting --------------------------------------------------------------------------
 
-    def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
+    def wait(
+        self,
+        gen: PQGen[RV],
+        interval: float = 0.0,  # noqa: ARG002  # psycopg's signature
+        timeout: float | None = None,
+    ) -> RV:
         """Run a psycopg generator to its end, waiting on the hub.
 
         No timer is involved unless *timeout* (seconds) is given; *interval* is ignored, it
@@ -164,7 +171,7 @@ class Connection(BindableConnection[Row]):
         except errors.Error:
             if self.pgconn.status == BAD:
                 self._watch.stop()
-            elif gen.gi_frame is not None:
+            elif getattr(gen, "gi_frame", None) is not None:
                 self._interrupted(gen)  # thrown in, not raised by the generator
             raise
         except BaseException:
@@ -191,23 +198,23 @@ class Connection(BindableConnection[Row]):
             # QueryCanceled is what should happen; other statement errors were faster.
             if pgconn.transaction_status == ACTIVE and isinstance(error, errors.OperationalError):
                 logger.warning("closing %s: cancelling its statement failed: %s", self, error)
-                self._discard()
+                self.discard()
         except hub.DeadlineReached:
             logger.warning(
                 "closing %s: the server did not end the interrupted statement within %g s",
                 self,
                 self.cancel_timeout,
             )
-            self._discard()
+            self.discard()
         except BaseException:
             # A second interruption. The statement is still cancelled, without us.
             self._cancel_in_background()
-            self._discard()
+            self.discard()
             raise
         if pgconn.status == BAD:
             self._watch.stop()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
         """Close at once without talking to the server. Does not block."""
         self._watch.stop(_closed_meanwhile)
         self.pgconn.finish()
@@ -264,12 +271,12 @@ class Connection(BindableConnection[Row]):
             with self.lock:
                 self._watch.drive_until(_probe_gen(self.pgconn), monotonic() + timeout)
         except hub.DeadlineReached:
-            self._discard()
+            self.discard()
             raise errors.OperationalError(
                 f"no answer from the server to a probe within {timeout:g} s"
             ) from None
         except BaseException:
-            self._discard()
+            self.discard()
             raise
 
     def check_idle(self) -> bool:
@@ -356,7 +363,7 @@ def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
             return
         while (nbytes := pgconn.get_copy_data(1)[0]) >= 0:
             if nbytes == 0:
-                while not (yield hub.READ):
+                while not (yield Wait.R):
                     pass
                 pgconn.consume_input()
 
@@ -396,37 +403,3 @@ def abandon_socket(conn: psycopg.Connection[Any]) -> None:
     finally:
         os.close(null)
     conn.pgconn.finish()
-
-
-_cooperative: dict[type[psycopg.Connection[Any]], type[Connection[Any]]] = {}
-
-
-def cooperative(cls: type[psycopg.Connection[Any]]) -> type[Connection[Any]]:
-    """Return *cls* with the hub's waiting: itself, or a subclass made on the fly.
-
-    Methods that *cls* overrides keep precedence over `Connection`'s.
-    """
-    origin: type[psycopg.Connection[Any]] = getattr(cls, "__origin__", cls)
-    if issubclass(origin, Connection):
-        return origin
-    if origin is psycopg.Connection:
-        return Connection
-    if origin not in _cooperative:
-        _cooperative[origin] = type(
-            origin.__name__,
-            (origin, Connection),
-            {"__module__": origin.__module__, "__qualname__": origin.__qualname__},
-        )
-    return _cooperative[origin]
-
-
-def adopt(conn: psycopg.Connection[Any]) -> Connection[Any]:
-    """Give an open connection the hub's waiting, whatever class made it. Does not block."""
-    if isinstance(conn, Connection):
-        return conn
-    conn.__class__ = cooperative(type(conn))
-    adopted = cast(Connection[Any], conn)
-    adopted._attach()
-    return adopted
-
-

@@ -15,17 +15,20 @@ from __future__ import annotations
 import logging
 import random
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any
 
-from psycopg_pool.abc import CT
+import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg_pool.base import AttemptWithBackoff
 
 from . import hub
+from .adoption import adopt
 from .errors import ConnectRejected
 from .faults import Fault, classify
-from .slots import Slot
+from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .pool import Pool
 
 logger = logging.getLogger("psycopg.pool")
@@ -84,16 +87,16 @@ class _Job:
 
     __slots__ = ("growing", "replaces", "settled")
 
-    def __init__(self, *, growing: bool, replaces: Slot[Any] | None) -> None:
+    def __init__(self, *, growing: bool, replaces: Slot | None) -> None:
         self.growing = growing
         self.replaces = replaces
         self.settled = False
 
 
-class Connector(Generic[CT]):
+class Connector:
     """Opens a pool's connections in the background."""
 
-    def __init__(self, pool: Pool[CT]) -> None:
+    def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
         self._growing = False
         self._greenlets: set[Any] = set()
@@ -126,7 +129,7 @@ class Connector(Generic[CT]):
                 return
             self._start(_Job(growing=growing, replaces=None))
 
-    def replace(self, slot: Slot[CT]) -> bool:
+    def replace(self, slot: Slot) -> bool:
         """Open a connection that *slot* will make room for; ``False`` if there is no space."""
         bag = self._pool._bag
         if self.outage is not None or bag.size >= self._pool.max_size:
@@ -136,10 +139,14 @@ class Connector(Generic[CT]):
         return True
 
     def stop(self) -> list[Any]:
-        """Kill the attempts under way; return their greenlets. Does not wait for them."""
+        """Return the greenlets of the attempts under way, for the pool to wait for.
+
+        During an outage they are killed: they would only run into their time-outs.
+        """
         greenlets = list(self._greenlets)
-        for greenlet in greenlets:
-            greenlet.kill(block=False)
+        if self.outage is not None:
+            for greenlet in greenlets:
+                greenlet.kill(block=False)
         return greenlets
 
     def _want(self) -> bool | None:
@@ -166,7 +173,7 @@ class Connector(Generic[CT]):
     def _run(self, job: _Job) -> None:
         pool = self._pool
         try:
-            conn = pool._connect()
+            conn = self.connect()
         except Exception as error:
             self._release(job)
             self._failed(error)
@@ -175,7 +182,53 @@ class Connector(Generic[CT]):
             logger.info("pool %r can connect again", pool.name)
             self.outage = None
         job.settled = True
-        pool._admit(conn, job.replaces)
+        self._admit(conn, job.replaces)
+
+    def connect(self) -> Connection[Any]:
+        """Open and configure one connection. Block this greenlet only.
+
+        Raise what connecting or the ``configure`` callback raises; killed, leave nothing open.
+        """
+        pool = self._pool
+        pool._stats[pool._CONNECTIONS_NUM] += 1
+        started = monotonic()
+        try:
+            conninfo, kwargs = pool._resolve_conninfo(), pool._resolve_kwargs()
+            conn = adopt(pool._open_class.connect(conninfo, **kwargs))
+        except BaseException:
+            pool._stats[pool._CONNECTIONS_ERRORS] += 1
+            raise
+        pool._stats[pool._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
+        try:
+            conn._pool = pool
+            conn.cancel_timeout = pool.cancel_timeout
+            if pool.prepare == "never":
+                conn.prepare_threshold = None
+            if pool._configure:
+                pool._configure(conn)
+                status = conn.pgconn.transaction_status
+                if status != TransactionStatus.IDLE:
+                    raise psycopg.ProgrammingError(
+                        f"connection left in status {TransactionStatus(status).name}"
+                        f" by configure function {pool._configure}: discarded"
+                    )
+        except BaseException:
+            pool._close_connection(conn)
+            raise
+        return conn
+
+    def _admit(self, conn: Connection[Any], replaces: Slot | None) -> None:
+        """Take a connection that was just opened into the pool. Does not switch."""
+        pool = self._pool
+        pool._set_connection_expiry_date(conn)
+        slot: Slot = Slot(conn, monotonic(), conn._expire_at)
+        pool._bag.add(slot)
+        logger.info("adding new connection to the pool")
+        conn._on_idle_readable = pool._watchdog.readable(slot)
+        if replaces is not None and replaces.state is SlotState.IDLE:
+            pool._evict(replaces, "it is replaced")
+        pool._recycler.returned(slot)
+        pool._watchdog.ring()
 
     def _release(self, job: _Job) -> None:
         if not job.settled:

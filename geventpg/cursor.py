@@ -9,7 +9,6 @@ has succeeded, the statement has failed, the transaction is aborted.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,7 +70,7 @@ class Cursor(psycopg.Cursor[Row]):
 
     def _send_with_begin_gen(
         self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
-    ) -> Generator[int, int, None]:
+    ) -> PQGen[None]:
         conn, pgconn = self._conn, self._pgconn
         conn._check_connection_ok()
         pgconn.enter_pipeline_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 
@@ -40,11 +40,11 @@ class LeakDetector:
         self._pool_name = pool_name
         self._threshold = threshold
 
-    def taken(self, slot: Slot[Any]) -> None:
+    def taken(self, slot: Slot) -> None:
         """Note a checkout by the current greenlet."""
         slot.lease = _Lease()
 
-    def returned(self, slot: Slot[Any]) -> None:
+    def returned(self, slot: Slot) -> None:
         """Note the return; log it if the checkout had been reported."""
         lease, slot.lease = slot.lease, None
         if lease is not None and lease.reported:
@@ -56,7 +56,7 @@ class LeakDetector:
                 lease.greenlet,
             )
 
-    def look(self, slot: Slot[Any], now: float) -> None:
+    def look(self, slot: Slot, now: float) -> None:
         """Report *slot* if it is held for too long and was not reported yet."""
         lease = slot.lease
         if lease is None or lease.reported or now - lease.since < self._threshold:
@@ -73,7 +73,7 @@ class LeakDetector:
             "".join(lease.stack.format()).rstrip(),
         )
 
-    def next_due(self, slot: Slot[Any]) -> float | None:
+    def next_due(self, slot: Slot) -> float | None:
         """Tell when *slot* is to be looked at next."""
         lease = slot.lease
         if lease is None or lease.reported:
@@ -85,15 +85,15 @@ class LeakDetector:
 class NoLeakDetector:
     """Leak detection switched off."""
 
-    def taken(self, slot: Slot[Any]) -> None:
+    def taken(self, slot: Slot) -> None:
         """Do nothing."""
 
-    def returned(self, slot: Slot[Any]) -> None:
+    def returned(self, slot: Slot) -> None:
         """Do nothing."""
 
-    def look(self, slot: Slot[Any], now: float) -> None:
+    def look(self, slot: Slot, now: float) -> None:
         """Do nothing."""
 
-    def next_due(self, slot: Slot[Any]) -> float | None:
+    def next_due(self, _slot: Slot) -> float | None:
         """Never."""
         return None

@@ -22,10 +22,12 @@ from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, K
 from psycopg_pool.base import AttemptWithBackoff, BasePool
 
 from . import hub
+from .adoption import cooperative
 from .checkout import Checkout
-from .connection import Connection, adopt, cooperative
+from .connection import Connection
 from .connector import Connector
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
+from .hub import get_ident
 from .leaks import LeakDetector, NoLeakDetector
 from .lifecycle import open_pools
 from .options import check_conninfo, check_options, check_sizes
@@ -39,8 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("psycopg.pool")
 
-IDLE = TransactionStatus.IDLE
-UNKNOWN = TransactionStatus.UNKNOWN
+IDLE = int(TransactionStatus.IDLE)
 
 _IN_USE = SlotState.IN_USE
 _IDLE = SlotState.IDLE
@@ -79,6 +80,8 @@ class Pool(ConnectionPool[CT]):
     """
 
     __module__ = "geventpg"
+
+    _waiting: WaitQueue  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class Pool(ConnectionPool[CT]):
         self._reconnect_failed = reconnect_failed
         self._sched_runner, self._workers = None, []  # inherited; this engine has neither
 
-        self._open_class = cast("type[CT]", cooperative(connection_class))
+        self._open_class = cooperative(connection_class)
         self._leaks: LeakDetector | NoLeakDetector = (
             LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
         )
@@ -159,13 +162,14 @@ class Pool(ConnectionPool[CT]):
 
     def _start_afresh(self) -> None:
         """Make an empty engine: at first, and in a child process after a fork."""
-        self._bag: Bag[CT] = Bag()
-        self._waiting = cast(Any, WaitQueue(self._timed_out))
+        self._bag: Bag = Bag()
+        self._idle, self._out = self._bag.idle, self._bag.out
+        self._waiting = WaitQueue(self._timed_out)
         self._filling = WaitQueue(self._not_filled)
-        self._connector: Connector[CT] = Connector(self)
-        self._recycler: Recycler[CT] = Recycler(self)
-        self._watchdog: Watchdog[CT] = Watchdog(self)
-        self._hub = hub.current_hub()
+        self._connector: Connector = Connector(self)
+        self._recycler: Recycler = Recycler(self)
+        self._watchdog: Watchdog = Watchdog(self)
+        self._hub, self._thread = hub.current_hub(), get_ident()
         # Set by the registry: takes back what ended raw greenlets still hold.
         self._reclaim: Callable[[], bool] | None = None
         # Open, but not at work: nothing was asked of it since a fork.
@@ -186,16 +190,16 @@ class Pool(ConnectionPool[CT]):
         )
 
     @property
-    def _pool(self) -> deque[CT]:  # type: ignore[override]
+    def _pool(self) -> deque[CT]:
         """psycopg_pool's name for the idle connections; read by its users' tests and tools."""
-        return deque(slot.conn for slot in self._bag.idle)
+        return cast("deque[CT]", deque(slot.conn for slot in self._bag.idle))
 
     @_pool.setter
     def _pool(self, value: deque[CT]) -> None:
         """Ignore what BasePool initialises: the bag knows."""
 
     @property
-    def _nconns(self) -> int:  # type: ignore[override]
+    def _nconns(self) -> int:
         """psycopg_pool's name for the current size."""
         return self._bag.size
 
@@ -225,7 +229,7 @@ class Pool(ConnectionPool[CT]):
         if not self._closed:
             return
         self._check_open()
-        self._hub = hub.current_hub()
+        self._hub, self._thread = hub.current_hub(), get_ident()
         self._closed = False
         self._opened = True
         open_pools.add(self)
@@ -303,6 +307,7 @@ class Pool(ConnectionPool[CT]):
             return
         logger.info("waiting for pool %r initialization", self.name)
         waiter = self._filling.join(monotonic() + timeout)
+        self._update_fast_paths()
         self._connector.hurry()
         self._connector.plan()
         try:
@@ -318,6 +323,13 @@ class Pool(ConnectionPool[CT]):
             self._filling.leave(waiter)
             raise
         logger.info("pool %r is ready to use", self.name)
+
+    def _filled(self) -> None:
+        """A connection became idle: perhaps that is what `wait` waits for."""
+        if self._filling and len(self._idle) >= self._min_size:
+            while self._filling.hand(True):
+                pass
+            self._update_fast_paths()
 
     # -- checkout -------------------------------------------------------------------------
 
@@ -337,27 +349,32 @@ class Pool(ConnectionPool[CT]):
         ``max_waiting`` others wait already; `PoolClosed`; `ConnectRejected`. A greenlet that
         is killed while it waits leaves the queue and loses nothing.
         """
-        if self._plain_checkout and self._bag.idle and timeout is None:
-            if gevent.getcurrent().parent is not self._hub:
+        if timeout is None and self._plain_checkout and self._idle:
+            if get_ident() != self._thread:
                 self._check_hub()
-            slot = self._bag.idle.pop()
-            conn = slot.conn
-            self._requests += 1
+            slot = self._idle.pop()
+            conn: Any = slot.conn
             slot.state = _IN_USE
-            self._bag.out[conn] = slot
+            self._out[conn] = slot
             conn._pool = self
-            return conn
+            self._requests += 1
+            return conn  # type: ignore[no-any-return]  # a cast is a call
         return self._getconn(self.timeout if timeout is None else timeout)
 
     def _getconn(self, timeout: float) -> CT:
         deadline = monotonic() + timeout
-        logger.info("connection requested from %r", self.name)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("connection requested from %r", self.name)
         self._requests += 1
+        if self._plain_checkout:
+            if get_ident() != self._thread:
+                self._check_hub()
+            return cast(CT, self._take(deadline, timeout).conn)
         self._check_open_getconn()
         self._check_hub()
         if self._dormant:
             self._start_maintenance()
-        self._update_fast_paths()
+        self._update_fast_paths()  # the first checkout settles `open` given implicitly
         refused = 0
         backoff: AttemptWithBackoff | None = None
         while True:
@@ -365,32 +382,29 @@ class Pool(ConnectionPool[CT]):
             if self._check is None or self._validate(slot, deadline):
                 self._leaks.taken(slot)
                 logger.info("connection given by %r", self.name)
-                return slot.conn
+                return cast(CT, slot.conn)
             # Refused by the check. Others may be better; when all were, pause as psycopg_pool
             # does, lest a check that always fails spin.
             refused += 1
             now = monotonic()
             if refused > len(self._bag.idle):
-                if backoff is None:
-                    backoff = AttemptWithBackoff(timeout=deadline - now)
-                else:
-                    backoff.update_delay(now)
+                backoff = backoff or AttemptWithBackoff(timeout=deadline - now)
+                backoff.update_delay(now)
             if now >= deadline or (backoff is not None and backoff.time_to_give_up(now)):
                 raise self._timed_out(timeout)
             if backoff is not None:
                 gevent.sleep(backoff.delay)
 
-    def _take(self, deadline: float, timeout: float) -> Slot[CT]:
+    def _take(self, deadline: float, timeout: float) -> Slot:
         bag = self._bag
-        if deadline <= monotonic():
+        if timeout <= 0 or (not self._plain_checkout and deadline <= monotonic()):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise self._timed_out(timeout)
         if not bag.idle and self._reclaim is not None:
             self._reclaim()
         if bag.idle:
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
-            if len(bag.idle) < self._nconns_min:
-                self._nconns_min = len(bag.idle)
+            self._nconns_min = min(self._nconns_min, len(bag.idle))
             slot.move(_IN_USE)
             bag.out[slot.conn] = slot
             slot.conn._pool = self
@@ -406,14 +420,14 @@ class Pool(ConnectionPool[CT]):
         if bag.size < self._max_size:
             self._connector.hurry()
             self._connector.plan()
-        started = monotonic()
+        started = deadline - timeout
         try:
             # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
-            return cast("Slot[CT]", waiter.wait())
+            return cast("Slot", waiter.wait())
         except BaseException as error:
             self._stats[self._REQUESTS_ERRORS] += 1
             if waiter.value is not None:
-                self._returned(waiter.value)  # handed over just before we were killed
+                self._recycler.recycle(waiter.value)  # handed over just before we were killed
             else:
                 self._waiting.leave(waiter)
             if type(error) is PoolTimeout:
@@ -422,13 +436,13 @@ class Pool(ConnectionPool[CT]):
         finally:
             self._wait_seconds += monotonic() - started
 
-    def _validate(self, slot: Slot[CT], deadline: float) -> bool:
+    def _validate(self, slot: Slot, deadline: float) -> bool:
         """Run the user's ``check`` within the acquire's deadline; ``False``: try another."""
         assert self._check is not None
         conn = slot.conn
         try:
             with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late:
-                self._check(conn)
+                self._check(cast(CT, conn))
         except BaseException as error:
             # Whatever it was, the connection goes back; its own state decides its fate.
             if conn.closed:
@@ -438,8 +452,8 @@ class Pool(ConnectionPool[CT]):
                 self._watchdog.suspect()
             else:
                 logger.info("connection failed check: %s", error)
-                conn._pool = None
-                self._recycle(slot)
+                # To the cold end, so that the next one tried is another.
+                self._recycler.recycle(slot, cold=True)
             if isinstance(error, Exception) or error is late:
                 return False
             raise
@@ -453,97 +467,46 @@ class Pool(ConnectionPool[CT]):
         An open transaction is rolled back, and logged, by a greenlet of the pool. Raise
         ``ValueError`` for a connection of another pool or one returned before.
         """
-        slot = self._bag.out.get(conn)
+        self._give_back(conn)
+
+    def _give_back(self, conn: CT) -> float:
+        """Do `putconn`; return the time, which the caller may want too."""
+        now = monotonic()
+        slot = self._out.pop(conn, None)
         if slot is None or slot.state is not _IN_USE:
+            if slot is not None:
+                self._out[conn] = slot
             self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
         if (
             self._plain_return
             and conn.pgconn.transaction_status == IDLE
             and conn._pipeline is None
-            and not conn._watch.paused
-            and (now := monotonic()) < slot.expires_at
+            and not slot.conn._watch.paused
+            and now < slot.expires_at
         ):
-            slot.proven_at = now
-            self._offer(slot, now)
+            slot.idle_since = now
+            # Handed over, it stays in use, even before the waiter runs.
+            if self._waiting and self._waiting.hand(slot):
+                self._out[conn] = slot
+            else:
+                conn._pool = None
+                slot.state = _IDLE
+                self._idle.append(slot)
         else:
+            self._out[conn] = slot
             self._leaks.returned(slot)
-            self._recycle(slot)
+            self._recycler.recycle(slot)
+        return now
 
-    def _recycle(self, slot: Slot[CT]) -> None:
-        """Return a connection that may need more than being handed on. Does not switch."""
-        conn = slot.conn
-        status = conn.pgconn.transaction_status
-        if status == UNKNOWN or self._closed or (status == IDLE and self._reset is None):
-            if conn._pipeline is None:
-                self._returned(slot)
-                return
-        self._recycler.take(slot)
-
-    def _returned(self, slot: Slot[CT]) -> None:
-        """Decide what becomes of a connection that needs no more cleaning."""
-        conn = slot.conn
-        if self._closed:
-            self._evict(slot, "the pool is closed")
-        elif conn.pgconn.transaction_status == UNKNOWN:
-            self._stats[self._RETURNS_BAD] += 1
-            logger.warning("discarding closed connection: %s", conn)
-            if conn.broken:
-                self._watchdog.suspect()
-            self._evict(slot, "it is closed")
-        elif conn.pgconn.transaction_status != IDLE or conn._pipeline is not None:
-            # In use before its waiter could take it, or never cleaned: not to be trusted.
-            self._evict(slot, "it is not clean")
-        elif slot.expires_at <= monotonic() or self._bag.size > self._max_size:
-            logger.info("discarding expired connection")
-            self._evict(slot, "it is expired")
-        elif conn._watch.paused and not conn.check_idle():
-            self._stats[self._CONNECTIONS_LOST] += 1
-            logger.info("not serving connection found broken")
-            self._evict(slot, "the server closed it")
-            self._watchdog.suspect()
-        else:
-            self._offer(slot, monotonic())
-
-    def _offer(self, slot: Slot[CT], now: float) -> None:
-        """Hand a good connection to the first in line, or put it among the idle ones."""
-        if self._waiting._queue:
-            # In use from this moment, even before the waiter runs.
-            slot.conn._pool = self
-            slot.state = _IN_USE
-            if self._waiting.hand(slot):
-                return
-        slot.conn._pool = None
-        slot.idle_since = now
-        slot.state = _IDLE
-        del self._bag.out[slot.conn]
-        self._bag.idle.append(slot)
-        if self._filling._queue and len(self._bag.idle) >= self._min_size:
-            while self._filling.hand(True):
-                pass
-
-    def _admit(self, conn: CT, replaces: Slot[CT] | None) -> None:
-        """Take a connection that was just opened into the pool. Does not switch."""
-        now = monotonic()
-        self._set_connection_expiry_date(conn)
-        slot: Slot[CT] = Slot(conn, now, conn._expire_at)
-        self._bag.add(slot)
-        logger.info("adding new connection to the pool")
-        if conn.pgconn.socket >= 0:
-            conn._on_idle_readable = self._watchdog.readable(slot)
-        if replaces is not None and replaces.state is _IDLE:
-            self._evict(replaces, "it is replaced")
-        self._returned(slot)
-        self._watchdog.ring()
-
-    def _evict(self, slot: Slot[CT], why: str) -> None:
+    def _evict(self, slot: Slot, why: str) -> None:
         """Drop a connection, closing it if need be, and see whether another is wanted."""
         logger.debug("pool %r drops %s: %s", self.name, slot.conn, why)
         self._bag.remove(slot)
         self._close_connection(slot.conn)
         self._connector.plan()
 
-    def _close_connection(self, conn: CT) -> None:
+    def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
         conn._pool = None
         conn.close()
 
@@ -608,9 +571,20 @@ class Pool(ConnectionPool[CT]):
         gevent.joinall(greenlets, timeout=limit)
         return len(active)
 
-    def cancel_statements_soon(self) -> None:
-        """Do `cancel_statements` in the background; for signal handlers. Does not block."""
-        hub.spawn(self.cancel_statements)
+    def abort(self, timeout: float = 5.0) -> None:
+        """Close the pool and cut off those who use it, for a shutdown that does not wait.
+
+        Running statements are cancelled on the server, then every connection is closed; who
+        waits for one gets an ``OperationalError``. Block this greenlet for *timeout* seconds
+        at most.
+        """
+        deadline = monotonic() + timeout
+        self.close(timeout=0)
+        try:
+            self.cancel_statements(max(deadline - monotonic(), 0.0))
+        finally:
+            for slot in self._bag:
+                slot.conn.discard()
 
     # -- statistics -----------------------------------------------------------------------
 
@@ -659,38 +633,6 @@ class Pool(ConnectionPool[CT]):
 
     # -- helpers --------------------------------------------------------------------------
 
-    def _connect(self, timeout: float | None = None) -> CT:
-        """Open and configure one connection. Block this greenlet only."""
-        self._stats[self._CONNECTIONS_NUM] += 1
-        started = monotonic()
-        try:
-            conninfo = self._resolve_conninfo()
-            kwargs = self._resolve_kwargs()
-            if timeout:
-                kwargs = {**kwargs, "connect_timeout": max(round(timeout), 1)}
-            conn = cast(CT, adopt(self._open_class.connect(conninfo, **kwargs)))
-        except BaseException:
-            self._stats[self._CONNECTIONS_ERRORS] += 1
-            raise
-        self._stats[self._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
-        try:
-            conn._pool = self
-            conn.cancel_timeout = self.cancel_timeout
-            if self.prepare == "never":
-                conn.prepare_threshold = None
-            if self._configure:
-                self._configure(conn)
-                status = conn.pgconn.transaction_status
-                if status != IDLE:
-                    raise psycopg.ProgrammingError(
-                        f"connection left in status {TransactionStatus(status).name}"
-                        f" by configure function {self._configure}: discarded"
-                    )
-        except BaseException:
-            self._close_connection(conn)
-            raise
-        return conn
-
     def _update_fast_paths(self) -> None:
         is_open = not self._closed and not self._open_implicit
         self._plain_checkout = (
@@ -700,6 +642,7 @@ class Pool(ConnectionPool[CT]):
             not self._closed
             and self._reset is None
             and not self.leak_threshold
+            and not self._filling
             and self._bag.size <= self._max_size
         )
 

@@ -8,17 +8,18 @@ pool, so that whoever returns it can be killed, or be the hub itself, without lo
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Generic
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg_pool.abc import CT
 
 from . import hub
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .pool import Pool
 
 logger = logging.getLogger("psycopg.pool")
@@ -28,31 +29,89 @@ UNKNOWN = TransactionStatus.UNKNOWN
 ACTIVE = TransactionStatus.ACTIVE
 
 
-class Recycler(Generic[CT]):
+class Recycler:
     """Cleans a pool's returned connections in the background."""
 
-    def __init__(self, pool: Pool[CT]) -> None:
+    def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
         self._greenlets: set[Any] = set()
 
-    def take(self, slot: Slot[CT]) -> None:
+    def take(self, slot: Slot) -> None:
         """Clean *slot*'s connection, then make it available or evict it. Does not switch."""
         slot.move(SlotState.RETURNING)
         greenlet = hub.spawn(self._clean, slot)
         self._greenlets.add(greenlet)
         greenlet.rawlink(lambda ended: self._ended(ended, slot))
 
+    def recycle(self, slot: Slot, *, cold: bool = False) -> None:
+        """Return a connection that may need more than being handed on. Does not switch.
+
+        *cold*: if it ends up idle, be the last to be given.
+        """
+        conn = slot.conn
+        status = conn.pgconn.transaction_status
+        needs_no_talk = status == UNKNOWN or self._pool.closed
+        if needs_no_talk or (status == IDLE and not self._pool._reset and not conn._pipeline):
+            self.returned(slot, cold=cold)
+        else:
+            self.take(slot)
+
+    def returned(self, slot: Slot, *, idle_since: float | None = None, cold: bool = False) -> None:
+        """Decide what becomes of a connection that needs no more cleaning. Does not switch.
+
+        *idle_since* is given for one that was idle before, too: being probed is not being
+        used.
+        """
+        pool, conn = self._pool, slot.conn
+        status = conn.pgconn.transaction_status
+        now = monotonic()
+        if pool.closed:
+            pool._evict(slot, "the pool is closed")
+        elif status == UNKNOWN:
+            pool._stats[pool._RETURNS_BAD] += 1
+            logger.warning("discarding closed connection: %s", conn)
+            if conn.broken:
+                pool._watchdog.suspect()
+            pool._evict(slot, "it is closed")
+        elif status != IDLE or conn._pipeline is not None:
+            # Its waiter was killed, or its cleaning was: not to be trusted.
+            pool._evict(slot, "it is not clean")
+        elif slot.expires_at <= now or pool._bag.size > pool.max_size:
+            logger.info("discarding expired connection")
+            pool._evict(slot, "it is expired")
+        elif conn._watch.paused and not conn.check_idle():
+            pool._stats[pool._CONNECTIONS_LOST] += 1
+            logger.info("not serving connection found broken")
+            pool._evict(slot, "the server closed it")
+            pool._watchdog.suspect()
+        else:
+            slot.idle_since = now if idle_since is None else idle_since
+            self._offer(slot, cold=cold)
+
+    def _offer(self, slot: Slot, *, cold: bool) -> None:
+        """Hand a good connection to the first in line, or put it among the idle ones."""
+        pool = self._pool
+        if pool._waiting:
+            # In use from this moment, even before the waiter runs.
+            slot.conn._pool = pool
+            slot.state = SlotState.IN_USE
+            if pool._waiting.hand(slot):
+                return
+        slot.conn._pool = None
+        pool._bag.rest(slot, cold=cold)
+        pool._filled()
+
     def stop(self) -> list[Any]:
         """Return the greenlets still at work. Does not wait for them."""
         return list(self._greenlets)
 
-    def _ended(self, greenlet: Any, slot: Slot[CT]) -> None:
+    def _ended(self, greenlet: Any, slot: Slot) -> None:
         self._greenlets.discard(greenlet)
         if slot.state is SlotState.RETURNING:
             # Killed, perhaps before it ran: nobody knows what state the connection is in.
             self._pool._evict(slot, "its cleaning was interrupted")
 
-    def _clean(self, slot: Slot[CT]) -> None:
+    def _clean(self, slot: Slot) -> None:
         conn = slot.conn
         try:
             self._rollback(conn)
@@ -61,9 +120,9 @@ class Recycler(Generic[CT]):
         finally:
             # Whatever was thrown at us, the slot must not stay out for ever.
             if slot.state is SlotState.RETURNING:
-                self._pool._returned(slot)
+                self.returned(slot)
 
-    def _rollback(self, conn: CT) -> None:
+    def _rollback(self, conn: Connection[Any]) -> None:
         status = conn.pgconn.transaction_status
         if status == ACTIVE or conn._pipeline is not None:
             logger.warning("closing returned connection: %s", conn)
@@ -72,7 +131,7 @@ class Recycler(Generic[CT]):
             except psycopg.Error as error:
                 logger.warning("cancelling its statement failed: %s", error)
             self._pool._close_connection(conn)
-        elif status != IDLE and status != UNKNOWN:
+        elif status not in (IDLE, UNKNOWN):
             logger.warning("rolling back returned connection: %s", conn)
             try:
                 with gevent.Timeout(self._pool.cancel_timeout):
@@ -86,7 +145,7 @@ class Recycler(Generic[CT]):
                 )
                 self._pool._close_connection(conn)
 
-    def _reset(self, conn: CT) -> None:
+    def _reset(self, conn: Connection[Any]) -> None:
         reset = self._pool._reset
         assert reset is not None
         try:

@@ -20,7 +20,7 @@ from psycopg_pool.abc import ConninfoParam
 from . import binding, hub
 from .bound import BindableConnection
 from .connection import Connection, abandon_socket
-from .errors import NotConfigured
+from .errors import NotConfigured, OptionError
 from .options import (
     GEVENTPG_ONLY,
     OPTIONS,
@@ -55,8 +55,8 @@ def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options:
     `OptionError` naming a bad option, ``psycopg.ProgrammingError`` if a pool of that name is
     open with another configuration.
     """
-    if not isinstance(name, str) or not name:
-        raise TypeError("name must be a non-empty string")
+    if not name:
+        raise OptionError("name must not be empty")
     check_conninfo(conninfo)
     check_options(pool_options, known=sorted(_CONFIGURABLE))
     config = _Config(conninfo, dict(pool_options))
@@ -99,7 +99,8 @@ def get_conn(name: str = "default") -> Connection[Any]:
     holder = binding.current_holder()
     held = holder.held.get(name)
     if held is not None:
-        if held.depth or holder.scopes or not held.conn.closed:
+        gone = held.conn.closed or held.pool.closed
+        if held.depth or holder.scopes or not gone:
             # Also if it is broken: a fresh one would silently lose half of a transaction.
             return cast("Connection[Any]", held.conn)
         held.give_back()
@@ -144,6 +145,18 @@ def close_all(timeout: float = 5.0) -> None:
         if _pools.get(name) is pool:
             del _pools[name]
         pool.close(timeout=max(deadline - monotonic(), 0.0))
+
+
+def abort_all(timeout: float = 5.0) -> None:
+    """Close all named pools without waiting for those who use them; see `Pool.abort`."""
+    deadline = monotonic() + timeout
+    for name, pool in list(_pools.items()):
+        _pools.pop(name, None)
+        remaining = max(deadline - monotonic(), 0.0)
+        if isinstance(pool, Pool):
+            pool.abort(timeout=remaining)
+        else:
+            pool.close(timeout=remaining)
 
 
 def release_all() -> None:
@@ -201,9 +214,7 @@ def _stock_pool(name: str, config: _Config) -> ConnectionPool[Any]:
         cls = type(origin.__name__, (origin, BindableConnection), {"__module__": origin.__module__})
     if config.options.get("prepare") == "never" and not callable(options.get("kwargs")):
         options["kwargs"] = {**(options.get("kwargs") or {}), "prepare_threshold": None}
-    return ConnectionPool(
-        config.conninfo, name=name, open=False, connection_class=cls, **options
-    )
+    return ConnectionPool(config.conninfo, name=name, open=False, connection_class=cls, **options)
 
 
 def _forget_pools_in_child() -> None:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any
 
-from psycopg_pool.abc import CT
+if TYPE_CHECKING:
+    from .connection import Connection
 
 
 class SlotState(enum.Enum):
@@ -37,7 +38,7 @@ _MOVES: dict[SlotState, frozenset[SlotState]] = {
 }
 
 
-class Slot(Generic[CT]):
+class Slot:
     """The record of one connection. Times are ``time.monotonic`` seconds."""
 
     __slots__ = (
@@ -46,17 +47,17 @@ class Slot(Generic[CT]):
         "expires_at",
         "idle_since",
         "lease",
-        "proven_at",
+        "probed_at",
         "state",
     )
 
-    def __init__(self, conn: CT, now: float, expires_at: float) -> None:
+    def __init__(self, conn: Connection[Any], now: float, expires_at: float) -> None:
         self.conn = conn
         self.state = SlotState.CHECKING
         self.expires_at = expires_at
         self.idle_since = now
-        self.proven_at = now
-        """When the server last answered on it, as far as the pool knows."""
+        """When it was last returned."""
+        self.probed_at = now
         self.lease: Any = None
         """What the leak detector keeps about the current checkout."""
 
@@ -67,15 +68,15 @@ class Slot(Generic[CT]):
         self.state = state
 
 
-class Bag(Generic[CT]):
+class Bag:
     """All slots of one pool, by where they are. Every method is atomic: nothing switches."""
 
     __slots__ = ("connecting", "idle", "out")
 
     def __init__(self) -> None:
-        self.idle: deque[Slot[CT]] = deque()
+        self.idle: deque[Slot] = deque()
         """The most recently used connection is on the right."""
-        self.out: dict[CT, Slot[CT]] = {}
+        self.out: dict[Any, Slot] = {}
         self.connecting = 0
 
     @property
@@ -93,18 +94,18 @@ class Bag(Generic[CT]):
         """Connections that will soon be available: being cleaned or checked."""
         return sum(slot.state is not SlotState.IN_USE for slot in self.out.values())
 
-    def add(self, slot: Slot[CT]) -> None:
+    def add(self, slot: Slot) -> None:
         """Enter a connection that was just opened in place of its reservation."""
         self.connecting -= 1
         self.out[slot.conn] = slot
 
-    def reserve(self, slot: Slot[CT]) -> None:
+    def reserve(self, slot: Slot) -> None:
         """Take an idle slot away for maintenance, before touching its connection."""
         self.idle.remove(slot)
         slot.move(SlotState.CHECKING)
         self.out[slot.conn] = slot
 
-    def rest(self, slot: Slot[CT], *, cold: bool = False) -> None:
+    def rest(self, slot: Slot, *, cold: bool = False) -> None:
         """Put a slot among the idle ones: on the warm end, or the *cold* one."""
         slot.move(SlotState.IDLE)
         del self.out[slot.conn]
@@ -113,7 +114,7 @@ class Bag(Generic[CT]):
         else:
             self.idle.append(slot)
 
-    def remove(self, slot: Slot[CT]) -> None:
+    def remove(self, slot: Slot) -> None:
         """Forget a slot whose connection is closed or about to be."""
         if slot.state is SlotState.IDLE:
             self.idle.remove(slot)
@@ -121,6 +122,6 @@ class Bag(Generic[CT]):
             del self.out[slot.conn]
         slot.move(SlotState.CLOSED)
 
-    def __iter__(self) -> Iterator[Slot[CT]]:
+    def __iter__(self) -> Iterator[Slot]:
         yield from list(self.idle)
         yield from list(self.out.values())

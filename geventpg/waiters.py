@@ -50,6 +50,9 @@ class WaitQueue:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
     def join(self, deadline: float) -> Waiter:
         """Queue up the current greenlet. Does not switch."""
         waiter = Waiter(deadline)

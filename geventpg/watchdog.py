@@ -16,16 +16,16 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import psycopg
-from psycopg_pool.abc import CT
 
 from . import hub
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .pool import Pool
 
 logger = logging.getLogger("psycopg.pool")
@@ -35,10 +35,10 @@ _SHORTEST_SLEEP = 0.005
 _RAW_HOLDERS_INTERVAL = 1.0
 
 
-class Watchdog(Generic[CT]):
+class Watchdog:
     """The maintenance of one pool."""
 
-    def __init__(self, pool: Pool[CT]) -> None:
+    def __init__(self, pool: Pool[Any]) -> None:
         self._pool = weakref.ref(pool)
         self._alarm = hub.Alarm()
         self._greenlet: Any = None
@@ -64,14 +64,14 @@ class Watchdog(Generic[CT]):
         self._suspicious = True
         self._alarm.ring()
 
-    def readable(self, slot: Slot[CT]) -> Callable[[CT], None]:
+    def readable(self, slot: Slot) -> Callable[[Connection[Any]], None]:
         """Return the callback for data that nobody waits for on *slot*'s connection.
 
         It runs in the hub, and holds nothing alive.
         """
         pool_reference, slot_reference = self._pool, weakref.ref(slot)
 
-        def on_readable(conn: CT) -> None:
+        def on_readable(conn: Connection[Any]) -> None:
             pool, slot = pool_reference(), slot_reference()
             if pool is None or slot is None or slot.state is not SlotState.IDLE:
                 # Held by somebody who is busy elsewhere; it is looked at when returned.
@@ -83,7 +83,7 @@ class Watchdog(Generic[CT]):
 
     # -- duties ---------------------------------------------------------------------------
 
-    def round(self, pool: Pool[CT]) -> None:
+    def round(self, pool: Pool[Any]) -> None:
         """Do everything that is due. An error in one duty does not keep the others."""
         duties = (
             self._reclaim,
@@ -101,11 +101,11 @@ class Watchdog(Generic[CT]):
         pool._update_fast_paths()
         pool._connector.plan()
 
-    def next_due(self, pool: Pool[CT]) -> float:
+    def next_due(self, pool: Pool[Any]) -> float:
         """Return when `round` has something to do again (``time.monotonic``)."""
         return min(self._due_times(pool))
 
-    def _due_times(self, pool: Pool[CT]) -> Iterator[float]:
+    def _due_times(self, pool: Pool[Any]) -> Iterator[float]:
         now = monotonic()
         yield now + _LONGEST_SLEEP
         if self._suspicious:
@@ -120,24 +120,22 @@ class Watchdog(Generic[CT]):
         for slot in pool._bag.idle:
             yield slot.expires_at
             if pool.keepalive_interval:
-                yield slot.proven_at + pool.keepalive_interval
+                yield _proven_at(slot) + pool.keepalive_interval
         for slot in pool._bag.out.values():
             due = pool._leaks.next_due(slot)
             if due is not None:
                 yield due
 
-    def _reclaim(self, pool: Pool[CT]) -> None:
+    def _reclaim(self, pool: Pool[Any]) -> None:
         # Looked for only while somebody waits: nobody else minds.
-        self._raw_holders = (
-            pool._reclaim is not None and pool._reclaim() and len(pool._waiting) > 0
-        )
+        self._raw_holders = pool._reclaim is not None and pool._reclaim() and len(pool._waiting) > 0
 
-    def _sweep(self, pool: Pool[CT]) -> None:
+    def _sweep(self, pool: Pool[Any]) -> None:
         if self._suspicious:
             self._suspicious = False
             self._in_background(pool, list(pool._bag.idle))
 
-    def _expire(self, pool: Pool[CT]) -> None:
+    def _expire(self, pool: Pool[Any]) -> None:
         now = monotonic()
         for slot in list(pool._bag.idle):
             if slot.expires_at > now:
@@ -151,13 +149,13 @@ class Watchdog(Generic[CT]):
                 logger.info("discarding expired connection")
                 pool._evict(slot, "it is expired")
 
-    def _shrink_due(self, pool: Pool[CT]) -> float:
+    def _shrink_due(self, pool: Pool[Any]) -> float:
         if pool.use_lifo:
             idle = pool._bag.idle
             return (idle[0].idle_since if idle else monotonic()) + pool.max_idle
         return self._shrink_at
 
-    def _shrink(self, pool: Pool[CT]) -> None:
+    def _shrink(self, pool: Pool[Any]) -> None:
         bag, now = pool._bag, monotonic()
         if pool.use_lifo:
             # The coldest is on the left: nobody needed it for that long.
@@ -174,7 +172,7 @@ class Watchdog(Generic[CT]):
                 self._shrink_by_one(pool)
                 pool._nconns_min -= 1
 
-    def _shrink_by_one(self, pool: Pool[CT]) -> None:
+    def _shrink_by_one(self, pool: Pool[Any]) -> None:
         logger.info(
             "shrinking pool %r to %s: unused for %s sec",
             pool.name,
@@ -183,12 +181,12 @@ class Watchdog(Generic[CT]):
         )
         pool._evict(pool._bag.idle[0], "it was not needed")
 
-    def _keep_alive(self, pool: Pool[CT]) -> None:
+    def _keep_alive(self, pool: Pool[Any]) -> None:
         if pool.keepalive_interval:
             due = monotonic() - pool.keepalive_interval
-            self._in_background(pool, [s for s in pool._bag.idle if s.proven_at <= due])
+            self._in_background(pool, [s for s in pool._bag.idle if _proven_at(s) <= due])
 
-    def _leaks(self, pool: Pool[CT]) -> None:
+    def _leaks(self, pool: Pool[Any]) -> None:
         now = monotonic()
         for slot in list(pool._bag.out.values()):
             if slot.state is SlotState.IN_USE:
@@ -196,14 +194,14 @@ class Watchdog(Generic[CT]):
 
     # -- probing --------------------------------------------------------------------------
 
-    def verify(self, slots: list[Slot[CT]], *, level: int = logging.INFO) -> None:
+    def verify(self, slots: list[Slot], *, level: int = logging.INFO) -> None:
         """Probe idle *slots* at the same time and wait; evict those that do not answer."""
         pool = self._pool()
         if pool is not None:
             gevent.joinall(self._in_background(pool, slots, level=level))
 
     def _in_background(
-        self, pool: Pool[CT], slots: list[Slot[CT]], *, level: int = logging.INFO
+        self, pool: Pool[Any], slots: list[Slot], *, level: int = logging.INFO
     ) -> list[Any]:
         greenlets = []
         for slot in slots:
@@ -213,30 +211,33 @@ class Watchdog(Generic[CT]):
             greenlets.append(greenlet)
         return greenlets
 
-    def _probe(self, pool: Pool[CT], slot: Slot[CT], level: int) -> None:
+    def _probe(self, pool: Pool[Any], slot: Slot, level: int) -> None:
         try:
             slot.conn.probe(pool.probe_timeout)
         except psycopg.Error as error:
             logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
             self._found_dead(pool, slot, "it did not answer a probe")
         else:
-            slot.proven_at = monotonic()
-            idle_since = slot.idle_since
-            pool._returned(slot)
-            slot.idle_since = idle_since  # being probed is not being used
+            slot.probed_at = monotonic()
+            pool._recycler.returned(slot, idle_since=slot.idle_since)
 
-    def _probed(self, slot: Slot[CT]) -> None:
+    def _probed(self, slot: Slot) -> None:
         # Killed, perhaps before it ran: whatever state the connection is in, it may not stay
         # reserved.
         pool = self._pool()
         if pool is not None and slot.state is SlotState.CHECKING:
             pool._evict(slot, "its probe was interrupted")
 
-    def _found_dead(self, pool: Pool[CT], slot: Slot[CT], why: str) -> None:
+    def _found_dead(self, pool: Pool[Any], slot: Slot, why: str) -> None:
         pool._stats[pool._CONNECTIONS_LOST] += 1
         logger.info("pool %r: evicting idle connection %s: %s", pool.name, slot.conn, why)
         pool._evict(slot, why)
         self.suspect()
+
+
+def _proven_at(slot: Slot) -> float:
+    """Return when the server last answered on the connection, as far as the pool knows."""
+    return max(slot.idle_since, slot.probed_at)
 
 
 def _watch(reference: weakref.ref[Pool[Any]], alarm: hub.Alarm) -> None:

@@ -1,0 +1,45 @@
+"""The seam to gevent: hub, watchers, timers and greenlet-local storage live here only.
+
+Everything above waits through this package, and nothing in it knows about pools.
+"""
+
+import gevent
+import gevent.local
+
+from .core import (
+    DeadlineReached,
+    can_wait,
+    check_can_wait,
+    current_hub,
+    get_ident,
+    getaddrinfo,
+    in_use,
+    run_in_thread,
+)
+from .parking import Alarm, HubLock, Parked, Timer
+from .watch import READ, WRITE, Watch, drive_connecting, poll
+
+GreenletLocal = gevent.local.local
+spawn = gevent.spawn
+
+__all__ = [
+    "READ",
+    "WRITE",
+    "Alarm",
+    "DeadlineReached",
+    "GreenletLocal",
+    "HubLock",
+    "Parked",
+    "Timer",
+    "Watch",
+    "can_wait",
+    "check_can_wait",
+    "current_hub",
+    "drive_connecting",
+    "get_ident",
+    "getaddrinfo",
+    "in_use",
+    "poll",
+    "run_in_thread",
+    "spawn",
+]

@@ -1,0 +1,200 @@
+"""Waiting for each other: hand-overs, locks, alarms and deadlines of greenlets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+import gevent.hub
+from greenlet import getcurrent, greenlet
+
+from geventpg.errors import WrongHub
+
+
+class Parked:
+    """One greenlet that waits until it is handed something, exactly once.
+
+    `hand` and `fail` tell whether it was accepted: a greenlet that was killed or gave up in
+    the meantime refuses. After `wait` was interrupted, `value` says whether something had
+    been handed over already: the interrupted greenlet must pass that on.
+    """
+
+    __slots__ = ("_greenlet", "_hub", "error", "value")
+
+    def __init__(self) -> None:
+        self._hub = gevent.hub.get_hub()
+        self._greenlet: greenlet | None = getcurrent()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        if self._greenlet is self._hub:
+            raise WrongHub("cannot wait inside a callback of the gevent hub itself")
+
+    def wait(self) -> Any:
+        """Wait until handed something and return it; raise what `fail` was given."""
+        switch = self._hub.switch
+        try:
+            while self.value is None and self.error is None:
+                # Parked: woken by `hand` or `fail`; an exception can be thrown in.
+                switch()
+        finally:
+            self._greenlet = None
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def hand(self, value: Any) -> bool:
+        """Hand *value* over. Do not switch. Return ``False`` if nobody waits any more."""
+        if self._greenlet is None or self._greenlet.dead or self._settled():
+            return False
+        self.value = value
+        self._hub.loop.run_callback(self._wake)
+        return True
+
+    def fail(self, error: BaseException) -> bool:
+        """Make `wait` raise *error*. Do not switch. Return ``False`` if nobody waits."""
+        if self._greenlet is None or self._greenlet.dead or self._settled():
+            return False
+        self.error = error
+        self._hub.loop.run_callback(self._wake)
+        return True
+
+    def _settled(self) -> bool:
+        return self.value is not None or self.error is not None
+
+    def _wake(self) -> None:
+        # It may have been killed, and be elsewhere, since.
+        if self._greenlet is not None:
+            self._greenlet.switch()
+
+
+class HubLock:
+    """Mutual exclusion of the greenlets of one hub; free, it costs an attribute write.
+
+    It stands in for the lock that psycopg takes from `threading` at import, which blocks the
+    whole hub if psycopg was imported before monkey-patching. First come, first served; a
+    greenlet that is killed while it waits is skipped.
+    """
+
+    __slots__ = ("_held", "_queue")
+
+    def __init__(self) -> None:
+        self._held = False
+        self._queue: deque[Parked] = deque()
+
+    def locked(self) -> bool:
+        """Tell whether somebody holds the lock."""
+        return self._held
+
+    def acquire(self) -> bool:
+        """Take the lock, waiting for it without limit. Always return ``True``."""
+        self.__enter__()
+        return True
+
+    def release(self) -> None:
+        """Give the lock to the next in line, or free it."""
+        self.__exit__(None, None, None)
+
+    def __enter__(self) -> None:
+        if not self._held:
+            self._held = True
+        else:
+            self._wait()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        while self._queue:
+            # It stays held: handed over, so that nobody can barge in.
+            if self._queue.popleft().hand(True):
+                return
+        self._held = False
+
+    def _wait(self) -> None:
+        parked = Parked()
+        self._queue.append(parked)
+        try:
+            parked.wait()
+        except BaseException:
+            if parked.value:
+                self.release()
+            else:
+                self._queue.remove(parked)
+            raise
+
+
+class Alarm:
+    """A greenlet's sleep that others can cut short; it does not keep the event loop alive."""
+
+    __slots__ = ("_parked", "_rung")
+
+    def __init__(self) -> None:
+        self._parked: Parked | None = None
+        self._rung = False
+
+    def ring(self) -> None:
+        """Wake the sleeper, or make its next `sleep` return at once. Does not switch."""
+        self._rung = True
+        if self._parked is not None:
+            self._parked.hand(True)
+
+    def clear(self) -> None:
+        """Forget that it rang."""
+        self._rung = False
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until `ring` is called or *seconds* have passed."""
+        if not self._rung and seconds > 0:
+            self._parked = Parked()
+            timer = gevent.hub.get_hub().loop.timer(seconds, ref=False)
+            timer.start(self.ring, update=True)
+            try:
+                self._parked.wait()
+            finally:
+                self._parked = None
+                timer.stop()
+                timer.close()
+        self._rung = False
+
+
+class Timer:
+    """One timer for many deadlines: armed for the earliest, moved when that changes."""
+
+    __slots__ = ("_callback", "_keep_alive", "_timer", "due")
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        self._keep_alive = True
+        self._timer: Any = None
+        self.due: float | None = None
+
+    def arm(self, due: float) -> None:
+        """Make the callback run in the hub at *due* (``time.monotonic``), replacing any other."""
+        self.disarm()
+        self.due = due
+        self._timer = gevent.hub.get_hub().loop.timer(
+            max(due - monotonic(), 0.0), ref=self._keep_alive
+        )
+        self._timer.start(self._fire, update=True)
+
+    def keep_alive(self, keep: bool) -> None:
+        """Tell whether the armed timer keeps the event loop running (somebody waits)."""
+        self._keep_alive = keep
+        if self._timer is not None:
+            self._timer.ref = keep
+
+    def disarm(self) -> None:
+        """Do not run the callback."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = self.due = None
+
+    def _fire(self) -> None:
+        self.disarm()
+        self._callback()

@@ -1,0 +1,249 @@
+"""Waiting for sockets: psycopg's generators driven by libev watchers.
+
+psycopg's generators yield what they wait for (1 read, 2 write, 3 both; for connecting a pair
+with the file descriptor) and are sent what became ready, in the same bits. libev uses the
+same two bits.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Generator
+from time import monotonic
+from typing import Any, TypeVar
+
+import gevent
+import gevent.hub
+import gevent.monkey
+from gevent._hub_local import get_hub_if_exists
+from greenlet import getcurrent, greenlet
+
+from .core import DeadlineReached, check_can_wait
+
+RV = TypeVar("RV")
+
+READ = 1
+WRITE = 2
+
+# How long one greenlet may keep writing to a socket that is always ready (COPY, large
+# parameters) before the others get their turn.
+MAX_BUSY = 0.002
+
+# select.poll as it was before any monkey-patching: gevent's would switch.
+_poll = gevent.monkey.get_original("select", "poll") if hasattr(select, "poll") else None
+
+
+class Watch:
+    """The watchers of one socket: a read watcher that lives as long as the socket.
+
+    The read watcher is started once; only its callback is swapped, so libev makes no
+    ``epoll_ctl`` call per wait. While a greenlet waits, the callback switches to it;
+    otherwise *on_stray* is told that the socket became readable by itself. The watcher keeps
+    the event loop alive only while a greenlet waits on it.
+
+    *on_stray* runs in the hub: it must not block and must not be a strong reference to the
+    connection, because an active watcher is a root for the garbage collector.
+    """
+
+    __slots__ = ("_busy_since", "_hub", "_on_stray", "_parked", "_read", "_switch", "fd", "paused")
+
+    def __init__(self, fd: int, on_stray: Callable[[], None]) -> None:
+        self.fd = fd
+        self.paused = False
+        self._hub = gevent.hub.get_hub()
+        self._switch = self._hub.switch
+        self._on_stray = on_stray
+        self._parked: greenlet | None = None
+        self._busy_since = 0.0
+        self._read = self._hub.loop.io(fd, READ, ref=False)
+        self._read.start(on_stray)
+
+    @property
+    def hub(self) -> gevent.hub.Hub:
+        """The hub whose event loop watches the socket."""
+        return self._hub
+
+    def drive(self, gen: Generator[int, int, RV]) -> RV:
+        """Run a psycopg generator to its end, waiting on the hub. No timer is involved.
+
+        An exception thrown into the waiting greenlet leaves *gen* suspended where it was, so
+        that the caller can finish it; an exception of *gen* itself ends it.
+        """
+        try:
+            wanted = next(gen)
+            current = getcurrent()
+            if current.parent is not self._hub:
+                check_can_wait(self._hub, "the connection")
+            read = self._read
+            while True:
+                if wanted == READ:
+                    if self.paused:
+                        self.resume()
+                    self._parked = current
+                    read.callback = current.switch
+                    read.ref = True
+                    try:
+                        # Parked: anything can happen to the connection or to us here.
+                        self._switch()
+                    finally:
+                        read.ref = False
+                        read.callback = self._on_stray
+                        self._parked = None
+                    wanted = gen.send(READ)
+                else:
+                    wanted = gen.send(self._wait_writable(current, wanted))
+        except StopIteration as stop:
+            value: RV = stop.value
+            return value
+
+    def drive_until(self, gen: Generator[int, int, RV], deadline: float) -> RV:
+        """Like `drive`, but raise `DeadlineReached` at *deadline* (``time.monotonic``).
+
+        The generator is resumed once more before giving up, so that what has arrived counts
+        and a deadline in the past polls once.
+        """
+        try:
+            wanted = next(gen)
+            current = getcurrent()
+            check_can_wait(self._hub, "the connection")
+            while True:
+                wanted = gen.send(self._park(current, wanted, deadline))
+                if monotonic() >= deadline:
+                    raise DeadlineReached
+        except StopIteration as stop:
+            value: RV = stop.value
+            return value
+
+    def _wait_writable(self, current: greenlet, wanted: int) -> int:
+        # A socket to write to is nearly always ready: asking costs a microsecond, waiting
+        # for the event loop a round through it.
+        ready = poll(self.fd, wanted)
+        if not ready:
+            ready = self._park(current, wanted, None)
+        elif monotonic() - self._busy_since < MAX_BUSY:
+            return ready
+        else:
+            gevent.sleep(0)
+        self._busy_since = monotonic()
+        return ready
+
+    def _park(self, current: greenlet, wanted: int, deadline: float | None) -> int:
+        loop = self._hub.loop
+        write = timer = None
+        if wanted & WRITE:
+            write = loop.io(self.fd, WRITE)
+            write.start(current.switch, WRITE)
+        if deadline is not None:
+            timer = loop.timer(max(deadline - monotonic(), 0.0))
+            timer.start(current.switch, 0, update=True)
+        if wanted & READ:
+            if self.paused:
+                self.resume()
+            self._read.callback = lambda: current.switch(READ)
+            self._read.ref = True
+        self._parked = current
+        try:
+            # Parked: woken by the socket, the timer, `stop()`, or an exception.
+            return self._switch() or 0
+        finally:
+            self._parked = None
+            self._read.ref = False
+            self._read.callback = self._on_stray
+            for watcher in (write, timer):
+                if watcher is not None:
+                    watcher.stop()
+                    watcher.close()
+
+    def pause(self) -> None:
+        """Stop watching: data is there that nobody waits for and the loop would spin."""
+        self._read.stop()
+        self.paused = True
+
+    def resume(self) -> None:
+        """Watch again after `pause`."""
+        self._read.start(self._on_stray)
+        self.paused = False
+
+    def stop(self, error: Callable[[], BaseException] | None = None) -> None:
+        """Stop for good, before the file descriptor is closed.
+
+        A greenlet that waits here is woken with *error*: nothing else would ever wake it.
+        From another thread the watcher is stopped by its own loop.
+        """
+        if get_hub_if_exists() is not self._hub:
+            if self._hub.loop:
+                self._hub.loop.run_callback_threadsafe(self._read.stop)
+            return
+        self._read.stop()
+        self.paused = True
+        parked = self._parked
+        if error is not None and parked is not None and parked is not getcurrent():
+            self._hub.loop.run_callback(self._throw, parked, error)
+
+    def abandon(self) -> None:
+        """Forget the watcher in a forked child, where the loop starts anew."""
+        self._read.stop()
+        self.paused = True
+        self._parked = None
+
+    def _throw(self, parked: Any, error: Callable[[], BaseException]) -> None:
+        # It may have been killed, and be elsewhere, since.
+        if self._parked is not parked:
+            return
+        parked.throw(error())
+
+
+def poll(fd: int, wanted: int) -> int:
+    """Tell which of *wanted* (`READ`, `WRITE`) are ready now. Does not block or switch."""
+    if _poll is None:
+        return 0
+    poller = _poll()
+    poller.register(
+        fd, (select.POLLIN if wanted & READ else 0) | (select.POLLOUT if wanted & WRITE else 0)
+    )
+    ready = 0
+    for _fd, events in poller.poll(0):
+        # An error or hang-up is for the reader and the writer to find out.
+        if events & ~select.POLLOUT:
+            ready |= wanted & READ
+        if events & ~select.POLLIN:
+            ready |= wanted & WRITE
+    return ready
+
+
+def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) -> RV:
+    """Run a generator that opens a connection (or a cancel request) to its end.
+
+    Such generators yield ``(file descriptor, wanted)``. Block this greenlet only. Raise
+    `DeadlineReached` at *deadline*. On any exception the generator is closed, which closes
+    the socket it was working on.
+    """
+    hub = gevent.hub.get_hub()
+    try:
+        fd, wanted = next(gen)
+        current = getcurrent()
+        check_can_wait(hub, "a connection attempt")
+        timer = hub.loop.timer(max(deadline - monotonic(), 0.0))
+        try:
+            timer.start(current.switch, 0, update=True)
+            while True:
+                watcher = hub.loop.io(fd, wanted)
+                watcher.start(current.switch, wanted)
+                try:
+                    ready = hub.switch()
+                finally:
+                    # Before libpq goes on: it may close this descriptor and open another.
+                    watcher.stop()
+                    watcher.close()
+                if not ready and monotonic() >= deadline:
+                    raise DeadlineReached
+                if ready:
+                    fd, wanted = gen.send(ready)
+        finally:
+            timer.stop()
+            timer.close()
+    except StopIteration as stop:
+        value: RV = stop.value
+        return value
+    finally:
+        gen.close()
