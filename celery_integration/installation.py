@@ -1,4 +1,4 @@
-"""Hooking into Celery by its signals, and nothing else."""
+"""Hooking into Celery: by its signals, and by the registry that every task comes into."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def install(app: Celery) -> Celery:
     if getattr(app, "_geventpg_installed", False):
         return app
     app._geventpg_installed = True
-    if app.finalized:
-        _wrap_tasks(app)
-    app.on_after_finalize.connect(_on_after_finalize, weak=False)
+    _wrap_tasks(app._tasks)
     install_on_worker_start()
     return app
 
@@ -40,13 +38,8 @@ def install_on_worker_start() -> None:
 
 def _on_worker_init(sender: Any, **_kwargs: Any) -> None:
     install(sender.app)
-    _wrap_tasks(sender.app)
     sender.app.steps["worker"].add(ColdShutdown)
     worker.init(sender)
-
-
-def _on_after_finalize(sender: Celery, **_kwargs: Any) -> None:
-    _wrap_tasks(sender)
 
 
 def _on_task_postrun(sender: Any, **_kwargs: Any) -> None:
@@ -54,6 +47,21 @@ def _on_task_postrun(sender: Any, **_kwargs: Any) -> None:
     worker.release_leftovers(sender)
 
 
-def _wrap_tasks(app: Celery) -> None:
-    for task in list(app.tasks.values()):
+class _WrappingRegistry(dict[str, Any]):
+    """A registry of tasks that wraps each one it takes up.
+
+    A signal would come too late: a task that is called directly or eagerly is registered at its
+    first use, without the app ever being finalized.
+    """
+
+    def __setitem__(self, name: str, task: Any) -> None:
         wrap_task(task)
+        super().__setitem__(name, task)
+
+
+def _wrap_tasks(registry: Any) -> None:
+    for task in registry.values():
+        wrap_task(task)
+    cls = type(registry)
+    # The same object: others refer to it.
+    registry.__class__ = type(cls.__name__, (_WrappingRegistry, cls), {})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import psycopg
 from billiard import process
 
-from geventpg import registry
+from geventpg import ConnectRejected, Pool, registry
+from geventpg.faults import Fault, classify
 
 from .settings import Settings
 
@@ -28,9 +31,11 @@ Line = tuple[int, str]
 def start_up(settings: Settings) -> list[Line]:
     """Return lines about the pool's sizes, the server's limits, and whether they fit.
 
-    Block for 3 s at most. Raise what a checkout raises.
+    Block for some seconds at most. Raise what a checkout from `geventpg.Pool` raises.
     """
     pool = registry.get_pool()
+    if not isinstance(pool, Pool):
+        _connect_once(pool)
     with pool.connection(timeout=_TIMEOUT) as conn:
         row = conn.execute(_ROOM).fetchone()
     assert row is not None
@@ -59,6 +64,21 @@ def start_up(settings: Settings) -> list[Line]:
         )
         lines.append((logging.WARNING, crowded))
     return lines
+
+
+def _connect_once(pool: Any) -> None:
+    """Learn at once why the server refuses, where the stock pool would only be late.
+
+    Raise `ConnectRejected` or ``psycopg.OperationalError``.
+    """
+    conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
+    kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
+    try:
+        psycopg.connect(conninfo, **{**(kwargs or {}), "connect_timeout": round(_TIMEOUT)}).close()
+    except psycopg.OperationalError as error:
+        if classify(error) is Fault.REJECTED:
+            raise ConnectRejected(f"the server refuses connections: {error}") from error
+        raise
 
 
 def log(lines: list[Line]) -> None:

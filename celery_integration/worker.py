@@ -92,6 +92,9 @@ def _look_around(settings: Settings) -> list[report.Line]:
     try:
         return report.start_up(settings)
     except geventpg.ConnectRejected as error:
+        if settings.kind == "prefork":
+            # Celery would start another child in place of one that ends.
+            return [(logging.ERROR, f"geventpg: tasks that need the database will fail: {error}")]
         registry.close_all(timeout=0)
         raise SystemExit(f"geventpg: {error}") from None
     except psycopg.OperationalError as error:

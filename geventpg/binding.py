@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from gevent import Greenlet, getcurrent
+from psycopg.pq import TransactionStatus
 
 from . import hub
 from .bound import bindable
@@ -101,6 +102,13 @@ class Scope:
 def _finish(conn: psycopg.Connection[Any], *, failed: bool) -> None:
     if failed:
         psycopg.Connection.__exit__(conn, BaseException, None, None)
+    elif conn.pgconn.transaction_status == TransactionStatus.INERROR:
+        # The server would answer COMMIT with ROLLBACK, and psycopg would not say so.
+        conn.rollback()
+        raise psycopg.errors.InFailedSqlTransaction(
+            "the transaction cannot be committed, because a statement in it failed and the error"
+            " was handled; put such a statement in 'with conn.transaction():'"
+        )
     elif not conn.closed or not conn.autocommit:
         conn.commit()  # raises if the connection was lost: so is what was done on it
 

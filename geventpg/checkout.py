@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
@@ -23,13 +23,15 @@ class Checkout(Generic[CT]):
     def __init__(self, pool: Pool[CT], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._conn: CT | None = None
+        self._conn: Any = None
         self._since = 0.0
 
     def __enter__(self) -> CT:
-        conn = self._conn = self._pool.getconn(self._timeout)
+        conn: Any = self._pool.getconn(self._timeout)
+        self._conn = conn
+        conn._checkout = self
         self._since = monotonic()
-        return conn
+        return conn  # type: ignore[no-any-return]  # a cast is a call
 
     def __exit__(
         self,
@@ -38,8 +40,8 @@ class Checkout(Generic[CT]):
         traceback: TracebackType | None,
     ) -> None:
         conn, pool = self._conn, self._pool
-        if conn is None or conn._pool is not pool:
-            return  # returned inside the block
+        if conn is None or conn._checkout is not self:
+            return  # returned inside the block, and perhaps somebody else's by now
         self._conn = None
         try:
             # Commit or roll back; not worth a call when there is no transaction.

@@ -90,6 +90,8 @@ class Connection(BindableConnection[Row]):
         """Start waiting on this thread's hub; used for connections made by other classes too."""
         self.lock = cast(Any, hub.HubLock())
         self._on_idle_readable: Callable[[Any], None] | None = None
+        self._checkout: object = None
+        """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
         self._defer_begin = False
         self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
@@ -97,8 +99,11 @@ class Connection(BindableConnection[Row]):
     def __del__(self, *args: Any) -> None:
         # A watcher must not outlive its descriptor: libev would miss a new one of that number.
         watch: hub.Watch | None = getattr(self, "_watch", None)
-        if watch is not None:
+        if watch is not None and watch.is_home:
             watch.stop()
+        elif watch is not None:
+            # Collected in another thread: the descriptor must stay until its loop let go.
+            watch.at_home(_let_go, watch, self.pgconn)
         super().__del__(*args)
 
     # -- connecting -----------------------------------------------------------------------
@@ -162,6 +167,8 @@ class Connection(BindableConnection[Row]):
         No timer is involved unless *timeout* (seconds) is given; *interval* is ignored, it
         is psycopg's way to notice Ctrl-C. See the class for what an exception does.
         """
+        if self._watch.stopped:
+            raise errors.OperationalError("the connection is closed")
         try:
             if timeout is None:
                 return self._watch.drive(gen)
@@ -186,33 +193,58 @@ class Connection(BindableConnection[Row]):
             return
         if pgconn.transaction_status != ACTIVE:
             return  # only waiting, e.g. for notifications
-        deadline = monotonic() + self.cancel_timeout
+        ends_itself = False
         try:
-            self.cancel_safe(timeout=self.cancel_timeout)
-            # The generator is suspended where the exception hit and knows how to go on.
-            self._watch.drive_until(gen, deadline)
-            if pgconn.transaction_status == ACTIVE and not pgconn.pipeline_status:
-                # The exception had ended the generator, or it was one of several (COPY).
-                self._watch.drive_until(_drain_gen(pgconn), deadline)
+            ends_itself = self._cancel_and_drain(gen, monotonic() + self.cancel_timeout)
         except errors.Error as error:
-            # QueryCanceled is what should happen; other statement errors were faster.
-            if pgconn.transaction_status == ACTIVE and isinstance(error, errors.OperationalError):
-                logger.warning("closing %s: cancelling its statement failed: %s", self, error)
-                self.discard()
+            logger.warning("closing %s: cancelling its statement failed: %s", self, error)
         except hub.DeadlineReached:
             logger.warning(
                 "closing %s: the server did not end the interrupted statement within %g s",
                 self,
                 self.cancel_timeout,
             )
-            self.discard()
+            self._cancel_in_background()
         except BaseException:
             # A second interruption. The statement is still cancelled, without us.
             self._cancel_in_background()
-            self.discard()
             raise
-        if pgconn.status == BAD:
-            self._watch.stop()
+        finally:
+            if pgconn.status == BAD:
+                self._watch.stop()
+            elif pgconn.transaction_status == ACTIVE and not ends_itself:
+                self.discard()
+
+    def _cancel_and_drain(self, gen: PQGen[Any], deadline: float) -> bool:
+        """Cancel the statement and read to its end.
+
+        Return ``True`` if something still runs that the block which the exception now leaves
+        will end: a pipeline or a COPY FROM.
+        """
+        pgconn, pause = self.pgconn, 0.1
+        while True:
+            now = monotonic()
+            self.cancel_safe(timeout=max(deadline - now, 0.001))
+            try:
+                # The generator is suspended where the exception hit and knows how to go on.
+                self._watch.drive_until(gen, min(deadline, now + pause))
+                break
+            except hub.DeadlineReached:
+                # The request may have overtaken a statement that was still being sent.
+                if monotonic() >= deadline:
+                    raise
+                pause *= 2
+            except errors.Error as error:
+                # QueryCanceled is what should happen; other statement errors were faster.
+                logger.debug("interrupted statement on %s ended: %s", self, error)
+                break
+        if pgconn.transaction_status != ACTIVE:
+            return False
+        if pgconn.pipeline_status:
+            return True
+        # The exception had ended the generator, or it was one of several (COPY).
+        last = self._watch.drive_until(_drain_gen(pgconn), deadline)
+        return last == pq.ExecStatus.COPY_IN
 
     def discard(self) -> None:
         """Close at once without talking to the server. Does not block."""
@@ -252,9 +284,13 @@ class Connection(BindableConnection[Row]):
     def _cancel_in_background(self) -> None:
         if not capabilities.has_cancel_safe() or self.pgconn.status == BAD:
             return
-        # It has its own copy of the address and key: the connection can go meanwhile.
-        cancel_conn = self.pgconn.cancel_conn()
-        cancel_conn.start()
+        try:
+            # It has its own copy of the address and key: the connection can go meanwhile.
+            cancel_conn = self.pgconn.cancel_conn()
+            cancel_conn.start()
+        except errors.Error as error:
+            logger.warning("cancelling an interrupted statement failed: %s", error)
+            return
         gen = generators.cancel(cancel_conn)
         hub.spawn(_finish_cancel, gen, monotonic() + self.cancel_timeout)
 
@@ -305,10 +341,15 @@ class Connection(BindableConnection[Row]):
         """Close the connection, or return it to a pool that has ``close_returns``.
 
         Does not block. A greenlet that waits on the connection gets an ``OperationalError``.
-        In a forked child an inherited connection is only given up, see `abandon`.
+        From another thread it is closed soon, by its own hub. In a forked child an
+        inherited connection is only given up, see `abandon`.
         """
         if os.getpid() != self._pid:
             self.abandon()
+            return
+        if not self._watch.is_home:
+            # Another thread: its hub must let go of the descriptor first.
+            self._watch.at_home(self.close)
             return
         pool = getattr(self, "_pool", None)
         if not (pool and getattr(pool, "close_returns", False)):
@@ -355,17 +396,27 @@ def _probe_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
         raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
 
 
-def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
-    """Read what a cancelled statement still sends. COPY FROM is left to its context manager."""
+def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[int | None]:
+    """Read what a cancelled statement still sends; return the status of the last result.
+
+    COPY FROM is left to its context manager.
+    """
+    status: int | None = None
     while pgconn.transaction_status == ACTIVE:
         results = yield from generators.fetch_many(pgconn)
-        if not results or results[-1].status != pq.ExecStatus.COPY_OUT:
-            return
+        status = results[-1].status if results else None
+        if status != pq.ExecStatus.COPY_OUT:
+            break
         while (nbytes := pgconn.get_copy_data(1)[0]) >= 0:
             if nbytes == 0:
                 while not (yield Wait.R):
                     pass
                 pgconn.consume_input()
+    return status
+
+
+def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:
+    watch.stop()
 
 
 def _finish_cancel(gen: PQGenConn[None], deadline: float) -> None:

@@ -130,10 +130,15 @@ class Connector:
             self._start(_Job(growing=growing, replaces=None))
 
     def replace(self, slot: Slot) -> bool:
-        """Open a connection that *slot* will make room for; ``False`` if there is no space."""
+        """Open a connection that *slot* will make room for; ``False`` if there is no space.
+
+        ``True`` also says: not now, ask again soon.
+        """
         bag = self._pool._bag
-        if self.outage is not None or bag.size >= self._pool.max_size:
-            return False
+        if self.outage is not None:
+            return True  # better an old connection than none
+        if bag.size >= self._pool.max_size:
+            return bag.connecting > 0
         if bag.connecting < self._pool.num_workers:
             self._start(_Job(growing=False, replaces=slot))
         return True
@@ -173,10 +178,16 @@ class Connector:
     def _run(self, job: _Job) -> None:
         pool = self._pool
         try:
-            conn = self.connect()
+            conn = self._open()
         except Exception as error:
             self._release(job)
-            self._failed(error)
+            self._failed(error, classify(error))
+            return
+        try:
+            self._configure(conn)
+        except Exception as error:
+            self._release(job)
+            self._failed(error, Fault.UNREACHABLE)
             return
         if self.outage is not None:
             logger.info("pool %r can connect again", pool.name)
@@ -184,11 +195,8 @@ class Connector:
         job.settled = True
         self._admit(conn, job.replaces)
 
-    def connect(self) -> Connection[Any]:
-        """Open and configure one connection. Block this greenlet only.
-
-        Raise what connecting or the ``configure`` callback raises; killed, leave nothing open.
-        """
+    def _open(self) -> Connection[Any]:
+        """Open one connection. Block this greenlet only; killed, leave nothing open."""
         pool = self._pool
         pool._stats[pool._CONNECTIONS_NUM] += 1
         started = monotonic()
@@ -199,23 +207,28 @@ class Connector:
             pool._stats[pool._CONNECTIONS_ERRORS] += 1
             raise
         pool._stats[pool._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
+        conn.cancel_timeout = pool.cancel_timeout
+        if pool.prepare == "never":
+            conn.prepare_threshold = None
+        return conn
+
+    def _configure(self, conn: Connection[Any]) -> None:
+        """Let the user's ``configure`` set the connection up; close it if that fails."""
+        pool = self._pool
+        conn._pool = pool
+        if pool._configure is None:
+            return
         try:
-            conn._pool = pool
-            conn.cancel_timeout = pool.cancel_timeout
-            if pool.prepare == "never":
-                conn.prepare_threshold = None
-            if pool._configure:
-                pool._configure(conn)
-                status = conn.pgconn.transaction_status
-                if status != TransactionStatus.IDLE:
-                    raise psycopg.ProgrammingError(
-                        f"connection left in status {TransactionStatus(status).name}"
-                        f" by configure function {pool._configure}: discarded"
-                    )
+            pool._configure(conn)
+            status = conn.pgconn.transaction_status
+            if status != TransactionStatus.IDLE:
+                raise psycopg.ProgrammingError(
+                    f"connection left in status {TransactionStatus(status).name}"
+                    f" by configure function {pool._configure}: discarded"
+                )
         except BaseException:
             pool._close_connection(conn)
             raise
-        return conn
 
     def _admit(self, conn: Connection[Any], replaces: Slot | None) -> None:
         """Take a connection that was just opened into the pool. Does not switch."""
@@ -242,13 +255,12 @@ class Connector:
             self._growing = False
         self.plan()
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, fault: Fault) -> None:
         pool = self._pool
         self.last_error = error
         logger.warning("error connecting in %r: %s", pool.name, error)
         if self.outage is None:
             self.outage = Outage(pool.reconnect_timeout)
-        fault = classify(error)
         gave_up = self.outage.failed(monotonic(), somebody_waits=bool(pool._waiting))
         if fault is Fault.REJECTED and self._hopeless():
             text = f"the server refuses connections of pool {pool.name!r}: {error}"

@@ -74,25 +74,40 @@ class Cursor(psycopg.Cursor[Row]):
         conn, pgconn = self._conn, self._pgconn
         conn._check_connection_ok()
         pgconn.enter_pipeline_mode()
+        refused: psycopg.Error | None = None
         pgconn.send_query_params(conn._get_tx_start_command(), None)
-        if prep is Prepare.NO:
-            self._execute_send(pgq, force_extended=True, binary=binary)
-        else:
-            self._send_query_prepared(name, pgq, binary=binary)
+        try:
+            if prep is Prepare.NO:
+                self._execute_send(pgq, force_extended=True, binary=binary)
+            else:
+                self._send_query_prepared(name, pgq, binary=binary)
+        except psycopg.Error as error:
+            refused = error  # by libpq, too many parameters for example: BEGIN goes alone
         pgconn.pipeline_sync()
-        key = conn._prepared.maybe_add_to_cache(pgq, prep, name)
+        key = conn._prepared.maybe_add_to_cache(pgq, prep, name) if not refused else None
 
         begun = yield from generators.execute(pgconn)
-        results = yield from generators.fetch_many(pgconn)
-        yield from generators.fetch_many(pgconn)  # the Sync
+        results = [] if refused else (yield from generators.fetch_many(pgconn))
+        try:
+            yield from generators.fetch_many(pgconn)  # the Sync
+        except psycopg.OperationalError:
+            # The server's last words, if it had any, say more than that it is gone.
+            self._raise_fatal([*begun, *results])
+            raise
         pgconn.exit_pipeline_mode()
 
-        if begun[0].status == FATAL_ERROR:
-            raise psycopg.errors.error_from_result(begun[0], encoding=pgconn._encoding)
+        if refused is not None:
+            raise refused
+        self._raise_fatal(begun)
         if key is not None:
             conn._prepared.validate(key, prep, name, results)
         self._check_results(results)
         self._set_results(results)
+
+    def _raise_fatal(self, results: list[pq.abc.PGresult]) -> None:
+        for result in results:
+            if result.status == FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result, encoding=self._pgconn._encoding)
 
 
 def _pipelinable(pgq: PostgresQuery) -> bool:

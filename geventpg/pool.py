@@ -386,14 +386,11 @@ class Pool(ConnectionPool[CT]):
             # Refused by the check. Others may be better; when all were, pause as psycopg_pool
             # does, lest a check that always fails spin.
             refused += 1
-            now = monotonic()
             if refused > len(self._bag.idle):
+                now = monotonic()
                 backoff = backoff or AttemptWithBackoff(timeout=deadline - now)
                 backoff.update_delay(now)
-            if now >= deadline or (backoff is not None and backoff.time_to_give_up(now)):
-                raise self._timed_out(timeout)
-            if backoff is not None:
-                gevent.sleep(backoff.delay)
+                gevent.sleep(max(min(backoff.delay, deadline - now), 0.0))
 
     def _take(self, deadline: float, timeout: float) -> Slot:
         bag = self._bag
@@ -420,7 +417,7 @@ class Pool(ConnectionPool[CT]):
         if bag.size < self._max_size:
             self._connector.hurry()
             self._connector.plan()
-        started = deadline - timeout
+        started = monotonic()
         try:
             # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
             return cast("Slot", waiter.wait())
@@ -486,6 +483,7 @@ class Pool(ConnectionPool[CT]):
             and now < slot.expires_at
         ):
             slot.idle_since = now
+            slot.conn._checkout = None
             # Handed over, it stays in use, even before the waiter runs.
             if self._waiting and self._waiting.hand(slot):
                 self._out[conn] = slot
@@ -495,6 +493,7 @@ class Pool(ConnectionPool[CT]):
                 self._idle.append(slot)
         else:
             self._out[conn] = slot
+            slot.conn._checkout = None
             self._leaks.returned(slot)
             self._recycler.recycle(slot)
         return now

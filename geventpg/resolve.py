@@ -31,9 +31,12 @@ def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, An
     ``psycopg.errors.ConnectionTimeout`` at *deadline*.
     """
     hosts = _split(_get(params, "host", "PGHOST"))
-    addresses = _split(_get(params, "hostaddr", "PGHOSTADDR"))
-    if addresses or not any(_needs_resolving(host) for host in hosts):
-        return params, max(len(hosts), len(addresses), 1)
+    addresses = _split(_get(params, "hostaddr", "PGHOSTADDR")) or [""] * len(hosts)
+    if not hosts or len(hosts) != len(addresses):
+        return params, max(len(hosts), len(addresses), 1)  # libpq's business, or its error
+    pairs = list(zip(hosts, addresses, strict=True))
+    if not any(_needs_resolving(host, address) for host, address in pairs):
+        return params, len(hosts)
 
     ports = _split(_get(params, "port", "PGPORT")) or [_DEFAULT_PORT]
     if len(ports) == 1:
@@ -45,15 +48,15 @@ def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, An
 
     found: list[tuple[str, str, str]] = []
     failure: psycopg.OperationalError | None = None
-    for position, (host, port) in enumerate(zip(hosts, ports, strict=True)):
-        if not _needs_resolving(host):
-            found.append((host, "" if _is_local(host) else host, port))
+    for position, ((host, address), port) in enumerate(zip(pairs, ports, strict=True)):
+        if not _needs_resolving(host, address):
+            found.append((host, address or ("" if _is_local(host) else host), port))
             continue
         budget = (deadline - monotonic()) / (len(hosts) - position)
         try:
             found.extend(
-                (host, address, port)
-                for address in hub.getaddrinfo(host, port or _DEFAULT_PORT, budget)
+                (host, resolved, port)
+                for resolved in hub.getaddrinfo(host, port or _DEFAULT_PORT, budget)
             )
         except hub.DeadlineReached:
             failure = psycopg.errors.ConnectionTimeout(
@@ -66,11 +69,11 @@ def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, An
     if not found:
         assert failure is not None
         raise failure
-    resolved = dict(params)
-    resolved["host"] = ",".join(host for host, _address, _port in found)
-    resolved["hostaddr"] = ",".join(address for _host, address, _port in found)
-    resolved["port"] = ",".join(port for _host, _address, port in found)
-    return resolved, len(found)
+    params = dict(params)
+    params["host"] = ",".join(host for host, _address, _port in found)
+    params["hostaddr"] = ",".join(address for _host, address, _port in found)
+    params["port"] = ",".join(port for _host, _address, port in found)
+    return params, len(found)
 
 
 def _get(params: dict[str, Any], name: str, variable: str) -> str:
@@ -87,8 +90,8 @@ def _is_local(host: str) -> bool:
     return not host or host.startswith(("/", "@"))
 
 
-def _needs_resolving(host: str) -> bool:
-    if _is_local(host):
+def _needs_resolving(host: str, address: str) -> bool:
+    if address or _is_local(host):
         return False
     try:
         ipaddress.ip_address(host)

@@ -106,13 +106,13 @@ class Bag:
         self.out[slot.conn] = slot
 
     def rest(self, slot: Slot, *, cold: bool = False) -> None:
-        """Put a slot among the idle ones: on the warm end, or the *cold* one."""
+        """Put a slot among the idle ones: by the time it was last used, or on the *cold* end."""
         slot.move(SlotState.IDLE)
         del self.out[slot.conn]
-        if cold:
-            self.idle.appendleft(slot)
-        else:
-            self.idle.append(slot)
+        place = 0 if cold else len(self.idle)
+        while place and self.idle[place - 1].idle_since > slot.idle_since:
+            place -= 1
+        self.idle.insert(place, slot)
 
     def remove(self, slot: Slot) -> None:
         """Forget a slot whose connection is closed or about to be."""

@@ -121,7 +121,11 @@ class Watchdog:
             yield slot.expires_at
             if pool.keepalive_interval:
                 yield _proven_at(slot) + pool.keepalive_interval
+        if pool._bag.out and pool.keepalive_interval:
+            yield now + pool.keepalive_interval  # what is returned by then may be due
         for slot in pool._bag.out.values():
+            if slot.expires_at > now:
+                yield slot.expires_at
             due = pool._leaks.next_due(slot)
             if due is not None:
                 yield due
@@ -141,9 +145,7 @@ class Watchdog:
             if slot.expires_at > now:
                 continue
             needed = pool._bag.size <= pool.min_size
-            if needed and len(pool._bag.idle) == 1 and pool._connector.outage is not None:
-                slot.expires_at = now + 1.0  # better an old connection than none
-            elif needed and pool._connector.replace(slot):
+            if needed and pool._connector.replace(slot):
                 slot.expires_at = now + 1.0  # closed when its replacement is there
             else:
                 logger.info("discarding expired connection")

@@ -13,6 +13,11 @@ from greenlet import getcurrent, greenlet
 
 from geventpg.errors import WrongHub
 
+from .core import get_ident
+
+# libev cannot wait until infinity: a timer for later than this (s) fires early, once.
+_FAR = 1e6
+
 
 class Parked:
     """One greenlet that waits until it is handed something, exactly once.
@@ -78,10 +83,11 @@ class HubLock:
     greenlet that is killed while it waits is skipped.
     """
 
-    __slots__ = ("_held", "_queue")
+    __slots__ = ("_held", "_queue", "_thread")
 
     def __init__(self) -> None:
         self._held = False
+        self._thread = get_ident()
         self._queue: deque[Parked] = deque()
 
     def locked(self) -> bool:
@@ -98,6 +104,11 @@ class HubLock:
         self.__exit__(None, None, None)
 
     def __enter__(self) -> None:
+        if get_ident() != self._thread:
+            raise WrongHub(
+                "the connection belongs to the gevent hub of another thread and can only be used"
+                " there; open one in this thread"
+            )
         if not self._held:
             self._held = True
         else:
@@ -178,7 +189,7 @@ class Timer:
         self.disarm()
         self.due = due
         self._timer = gevent.hub.get_hub().loop.timer(
-            max(due - monotonic(), 0.0), ref=self._keep_alive
+            min(max(due - monotonic(), 0.0), _FAR), ref=self._keep_alive
         )
         self._timer.start(self._fire, update=True)
 

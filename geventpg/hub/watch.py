@@ -45,11 +45,21 @@ class Watch:
     connection, because an active watcher is a root for the garbage collector.
     """
 
-    __slots__ = ("_busy_since", "_hub", "_on_stray", "_parked", "_read", "_switch", "fd", "paused")
+    __slots__ = (
+        "_busy_since",
+        "_hub",
+        "_on_stray",
+        "_parked",
+        "_read",
+        "_switch",
+        "fd",
+        "paused",
+        "stopped",
+    )
 
     def __init__(self, fd: int, on_stray: Callable[[], None]) -> None:
         self.fd = fd
-        self.paused = False
+        self.paused = self.stopped = False
         self._hub = gevent.hub.get_hub()
         self._switch = self._hub.switch
         self._on_stray = on_stray
@@ -69,11 +79,11 @@ class Watch:
         An exception thrown into the waiting greenlet leaves *gen* suspended where it was, so
         that the caller can finish it; an exception of *gen* itself ends it.
         """
+        current = getcurrent()
+        if current.parent is not self._hub:
+            check_can_wait(self._hub, "the connection")
         try:
             wanted = next(gen)
-            current = getcurrent()
-            if current.parent is not self._hub:
-                check_can_wait(self._hub, "the connection")
             read = self._read
             while True:
                 if wanted == READ:
@@ -102,12 +112,14 @@ class Watch:
         The generator is resumed once more before giving up, so that what has arrived counts
         and a deadline in the past polls once.
         """
+        current = getcurrent()
+        check_can_wait(self._hub, "the connection")
         try:
             wanted = next(gen)
-            current = getcurrent()
-            check_can_wait(self._hub, "the connection")
             while True:
-                wanted = gen.send(self._park(current, wanted, deadline))
+                ready = self._park(current, wanted, deadline) if monotonic() < deadline else 0
+                # What is there by now counts, even if the timer was faster.
+                wanted = gen.send(ready or poll(self.fd, wanted))
                 if monotonic() >= deadline:
                     raise DeadlineReached
         except StopIteration as stop:
@@ -168,29 +180,33 @@ class Watch:
         """Stop for good, before the file descriptor is closed.
 
         A greenlet that waits here is woken with *error*: nothing else would ever wake it.
-        From another thread the watcher is stopped by its own loop.
+        Only for the thread of the hub; see `at_home` for the others.
         """
-        if get_hub_if_exists() is not self._hub:
-            if self._hub.loop:
-                self._hub.loop.run_callback_threadsafe(self._read.stop)
-            return
         self._read.stop()
-        self.paused = True
+        self.paused = self.stopped = True
         parked = self._parked
         if error is not None and parked is not None and parked is not getcurrent():
             self._hub.loop.run_callback(self._throw, parked, error)
 
+    @property
+    def is_home(self) -> bool:
+        """Tell whether this thread is the one of the hub, or that one is gone."""
+        return get_hub_if_exists() is self._hub or not self._hub.loop
+
+    def at_home(self, function: Callable[..., object], *args: object) -> None:
+        """Run *function* in the hub, from another thread. Does not wait for it."""
+        self._hub.loop.run_callback_threadsafe(function, *args)
+
     def abandon(self) -> None:
         """Forget the watcher in a forked child, where the loop starts anew."""
         self._read.stop()
-        self.paused = True
+        self.paused = self.stopped = True
         self._parked = None
 
     def _throw(self, parked: Any, error: Callable[[], BaseException]) -> None:
         # It may have been killed, and be elsewhere, since.
-        if self._parked is not parked:
-            return
-        parked.throw(error())
+        if self._parked is not None and self._parked is parked:
+            self._parked.throw(error())
 
 
 def poll(fd: int, wanted: int) -> int:
@@ -219,10 +235,10 @@ def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) 
     the socket it was working on.
     """
     hub = gevent.hub.get_hub()
+    current = getcurrent()
+    check_can_wait(hub, "a connection attempt")
     try:
         fd, wanted = next(gen)
-        current = getcurrent()
-        check_can_wait(hub, "a connection attempt")
         timer = hub.loop.timer(max(deadline - monotonic(), 0.0))
         try:
             timer.start(current.switch, 0, update=True)
@@ -235,10 +251,10 @@ def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) 
                     # Before libpq goes on: it may close this descriptor and open another.
                     watcher.stop()
                     watcher.close()
-                if not ready and monotonic() >= deadline:
-                    raise DeadlineReached
                 if ready:
                     fd, wanted = gen.send(ready)
+                elif not timer.active:
+                    raise DeadlineReached
         finally:
             timer.stop()
             timer.close()

@@ -9,26 +9,82 @@ import contextlib
 import functools
 import sys
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
+
 from geventpg.testing.postgres import Backend
+from tests.support.pools import counts, give_back
 
 _SETTLING_TIME = 2.0
+_ACQUIRE_TIMEOUT = 5.0
+
+
+def check_counts(pool: Any) -> list[str]:
+    """Return which of the counts that *pool* shows at this instant cannot be."""
+    now, stats = counts(pool), pool.get_stats()
+    problems = []
+    if now.size > now.max_size and not pool.closed:
+        problems.append(f"size {now.size} is over max_size {now.max_size}")
+    if now.idle + now.in_use + now.connecting > now.size:
+        problems.append("idle + in use + connecting is more than size")
+    if min(now) < 0:
+        problems.append("a count is negative")
+    shown = stats["pool_size"], stats["pool_available"], stats["requests_waiting"]
+    if shown != (now.size, now.idle, now.waiting):
+        problems.append(f"get_stats() has size, idle, waiting = {shown}")
+    return [f"{problem}: {pool!r}" for problem in problems]
 
 
 def check_invariants(pool: Any) -> list[str]:
-    """Return what is wrong with *pool* now that its test is over; nothing if all is well."""
-    stats = pool.get_stats()
-    problems = []
-    if stats["pool_size"] > pool.max_size:
-        problems.append(f"pool_size {stats['pool_size']} is over max_size {pool.max_size}")
-    if stats.get("requests_waiting", 0) != 0:
-        problems.append(f"{stats['requests_waiting']} requests still wait")
-    if stats.get("pool_available", 0) > stats["pool_size"]:
-        problems.append(f"{stats['pool_available']} available of {stats['pool_size']}")
-    return [f"{problem}: {pool!r}" for problem in problems]
+    """Return what is wrong with *pool* now that its test is over; nothing if all is well.
+
+    A test whose pool cannot serve at its end, because a callback always fails for instance,
+    closes it.
+    """
+    problems = check_counts(pool)
+    deadline = time.monotonic() + _SETTLING_TIME
+    while counts(pool).waiting and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if counts(pool).waiting:
+        problems.append(f"somebody still waits: {pool!r}")
+    elif not pool.closed and _server_answers(pool):
+        problems += check_every_slot(pool)
+    return problems
+
+
+def check_every_slot(pool: Any) -> list[str]:
+    """Check out ``max_size`` connections of *pool* at once, use and return them."""
+    taken: list[Any] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # an implicit open
+            while len(taken) < pool.max_size:
+                taken.append(pool.getconn(timeout=_ACQUIRE_TIMEOUT))
+                taken[-1].execute("SELECT 1")
+                taken[-1].rollback()
+        problems = check_counts(pool)
+    except psycopg.InterfaceError:
+        return []  # it belongs to another thread
+    except Exception as error:
+        return [f"{len(taken)} of {pool.max_size} slots are usable: {error}: {pool!r}"]
+    finally:
+        give_back(pool, taken)
+    return problems
+
+
+def _server_answers(pool: Any) -> bool:
+    """Return whether *pool*'s own parameters would get a connection now."""
+    try:
+        conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
+        options = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
+        psycopg.connect(conninfo, **{**(options or {}), "connect_timeout": 2}).close()
+    except Exception:
+        return False
+    return True
 
 
 def check_server(backends: Callable[[], list[Backend]]) -> list[str]:

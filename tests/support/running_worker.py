@@ -1,0 +1,64 @@
+"""A worker under test together with the client that sends it tasks and the server it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from celery import Celery, Signature
+from celery.result import AsyncResult
+from psycopg.conninfo import conninfo_to_dict
+
+from geventpg.testing import Backend
+from geventpg.testing.postgres import fetch_backends
+from tests.support.celery_worker import CeleryWorker
+from tests.support.waiting import wait_until
+
+
+@dataclass
+class RunningWorker:
+    """What a test of the integration works with."""
+
+    process: CeleryWorker
+    client: Celery
+    queue: str
+    dsn: str
+    """The worker's own conninfo; its application_name is this worker's alone."""
+    _admin: Callable[[], psycopg.Connection[Any]]
+
+    def signature(self, task: str, *args: Any, **kwargs: Any) -> Signature:
+        return self.client.signature(task, args=args, kwargs=kwargs, queue=self.queue)
+
+    def send(self, task: str, *args: Any, **options: Any) -> AsyncResult:
+        """Send a task; *options* are ``apply_async``'s."""
+        return self.client.send_task(task, args=args, queue=self.queue, **options)
+
+    def call(self, task: str, *args: Any, timeout: float = 10.0, **options: Any) -> Any:
+        """Send a task and return its result, or raise its exception."""
+        return self.send(task, *args, **options).get(timeout=timeout)
+
+    def outcome(self, task: str, *args: Any, timeout: float = 10.0, **options: Any) -> AsyncResult:
+        """Send a task, wait until it has succeeded or failed, and return the result object."""
+        result = self.send(task, *args, **options)
+        result.get(timeout=timeout, propagate=False)
+        return result
+
+    def notes(self, tag: str) -> list[str]:
+        """Return the committed notes whose tag begins with *tag*, without that beginning."""
+        query = "select tag from work_notes where starts_with(tag, %s) order by tag"
+        return [found[len(tag) :].lstrip("-") for (found,) in self._admin().execute(query, [tag])]
+
+    def backends(self) -> list[Backend]:
+        """Return this worker's sessions on the server."""
+        name = str(conninfo_to_dict(self.dsn)["application_name"])
+        return fetch_backends(self._admin(), name)
+
+    def running(self) -> list[Backend]:
+        """Return the sessions that run a statement or sit in a transaction."""
+        return [backend for backend in self.backends() if backend.state != "idle"]
+
+    def wait_until_quiet(self, timeout: float = 5.0) -> None:
+        """Wait until every connection of the worker is idle."""
+        wait_until(lambda: not self.running(), timeout, 0.02, "all backends of the worker are idle")
