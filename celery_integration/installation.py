@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, current_app, signals
+from celery.app.trace import build_tracer
 
 from . import worker
 from .cold_shutdown import ColdShutdown
@@ -29,7 +30,7 @@ def install_on_worker_start() -> None:
     """Install on the app of whatever worker starts in this process. Idempotent."""
     uid = "celery_integration"
     signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=uid)
-    signals.worker_process_init.connect(worker.process_started, weak=False, dispatch_uid=uid)
+    signals.worker_process_init.connect(_on_worker_process_init, weak=False, dispatch_uid=uid)
     signals.worker_process_shutdown.connect(worker.process_ends, weak=False, dispatch_uid=uid)
     signals.worker_ready.connect(worker.ready, weak=False, dispatch_uid=uid)
     signals.worker_shutdown.connect(worker.shut_down, weak=False, dispatch_uid=uid)
@@ -40,6 +41,17 @@ def _on_worker_init(sender: Any, **_kwargs: Any) -> None:
     install(sender.app)
     sender.app.steps["worker"].add(ColdShutdown)
     worker.init(sender)
+
+
+def _on_worker_process_init(sender: Any, **_kwargs: Any) -> None:
+    app = current_app._get_current_object()
+    if not getattr(app, "_geventpg_installed", False):
+        # Not forked but started afresh ("spawn"), with an app made from the parent's pickled one:
+        # its tasks are ready to run, unwrapped.
+        install(app)
+        for name, task in app.tasks.items():
+            task.__trace__ = build_tracer(name, task, app.loader, sender, app=app)
+    worker.process_started()
 
 
 def _on_task_postrun(sender: Any, **_kwargs: Any) -> None:

@@ -33,7 +33,7 @@ def start_up(settings: Settings) -> list[Line]:
 
     Block for some seconds at most. Raise what a checkout from `geventpg.Pool` raises.
     """
-    pool = registry.get_pool()
+    pool: Any = registry.get_pool()
     if not isinstance(pool, Pool):
         _connect_once(pool)
     with pool.connection(timeout=_TIMEOUT) as conn:

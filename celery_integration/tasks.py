@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from celery.app.trace import task_has_custom
+
 from geventpg import registry
 
 _MARK = "_geventpg_wrapped"
@@ -25,14 +27,23 @@ def wrap_task(task: Any) -> None:
     name = "_orig_run" if hasattr(task, "_orig_run") else "run"
     run = getattr(task, name)
     if not getattr(run, _MARK, False):
-        setattr(task, name, _in_scope(run))
+        setattr(task, name, _in_scope(run, lambda *_args: task))
+    if task_has_custom(task, "__call__"):
+        # What it does after the body is a unit of work too. Looked up on the class.
+        cls = type(task)
+        if not getattr(cls.__call__, _MARK, False):
+            cls.__call__ = _in_scope(cls.__call__, lambda self, *_args: self)
 
 
-def _in_scope(run: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(run)
+def _in_scope(function: Callable[..., Any], task_of: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
     def in_scope(*args: Any, **kwargs: Any) -> Any:
-        with registry.scope():
-            return run(*args, **kwargs)
+        request = task_of(*args).request
+        # In a worker the greenlet is the task's: what hooks did before the body is its work.
+        # Called directly or eagerly, the task may be part of somebody else's.
+        adopt = not (request.called_directly or request.is_eager)
+        with registry.scope(adopt=adopt):
+            return function(*args, **kwargs)
 
     setattr(in_scope, _MARK, True)
     return in_scope

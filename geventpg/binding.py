@@ -70,12 +70,14 @@ class Scope:
 
     Connections that `get_conn` bound inside are committed if the block ends normally,
     rolled back otherwise, and returned in both cases. What was bound before belongs to
-    somebody further out. A scope inside a scope joins it.
+    somebody further out, and a scope inside a scope joins it; but with *adopt* this greenlet
+    does nothing else than this unit of work, and everything is committed here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, adopt: bool = False) -> None:
         self._holder = current_holder()
-        self._foreign = frozenset(self._holder.held)
+        self._adopt = adopt
+        self._foreign = frozenset() if adopt else frozenset(self._holder.held)
 
     def __enter__(self) -> None:
         self._holder.scopes += 1
@@ -87,7 +89,7 @@ class Scope:
         traceback: TracebackType | None,
     ) -> None:
         self._holder.scopes -= 1
-        if self._holder.scopes:
+        if self._holder.scopes and not self._adopt:
             return
         mine = [held for name, held in self._holder.held.items() if name not in self._foreign]
         try:
@@ -151,10 +153,12 @@ def reclaim_from_dead() -> bool:
     return holding
 
 
-def give_back_everything() -> None:
-    """Return what every greenlet and thread holds, at the end of the process."""
+def give_back_what_rests() -> None:
+    """Return what every greenlet and thread holds, except where a statement runs."""
     for holder in list(_holders):
-        holder.give_back_all()
+        for held in list(holder.held.values()):
+            if held.conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                held.give_back()
 
 
 def forget_all() -> list[psycopg.Connection[Any]]:

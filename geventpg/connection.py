@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,11 +21,11 @@ from psycopg._capabilities import capabilities
 from psycopg.abc import ConnParam, PQGen, PQGenConn
 from psycopg.conninfo import timeout_from_conninfo
 from psycopg.rows import Row, RowFactory, tuple_row
-from psycopg.waiting import Wait
 
 from . import hub
 from .bound import BindableConnection
 from .cursor import Cursor
+from .healing import heal
 from .resolve import resolve_hosts
 
 if TYPE_CHECKING:
@@ -186,69 +186,20 @@ class Connection(BindableConnection[Row]):
             raise
 
     def _interrupted(self, gen: PQGen[Any]) -> None:
-        """Leave no statement running after an exception: heal the connection or close it."""
-        pgconn = self.pgconn
-        if pgconn.status == BAD:
-            self._watch.stop()
-            return
-        if pgconn.transaction_status != ACTIVE:
-            return  # only waiting, e.g. for notifications
-        ends_itself = False
+        """Leave no statement running after an exception: see `healing`."""
         try:
-            ends_itself = self._cancel_and_drain(gen, monotonic() + self.cancel_timeout)
-        except errors.Error as error:
-            logger.warning("closing %s: cancelling its statement failed: %s", self, error)
-        except hub.DeadlineReached:
-            logger.warning(
-                "closing %s: the server did not end the interrupted statement within %g s",
-                self,
-                self.cancel_timeout,
-            )
-            self._cancel_in_background()
-        except BaseException:
-            # A second interruption. The statement is still cancelled, without us.
-            self._cancel_in_background()
-            raise
+            # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed.
+            with suppress(RuntimeError, errors.Error):
+                gen.close()
         finally:
-            if pgconn.status == BAD:
-                self._watch.stop()
-            elif pgconn.transaction_status == ACTIVE and not ends_itself:
-                self.discard()
+            heal(self)
 
-    def _cancel_and_drain(self, gen: PQGen[Any], deadline: float) -> bool:
-        """Cancel the statement and read to its end.
+    def discard(self, *, wake: bool = True) -> None:
+        """Close at once without talking to the server. Does not block.
 
-        Return ``True`` if something still runs that the block which the exception now leaves
-        will end: a pipeline or a COPY FROM.
+        A greenlet that waits on it gets an ``OperationalError``; without *wake* it waits on.
         """
-        pgconn, pause = self.pgconn, 0.1
-        while True:
-            now = monotonic()
-            self.cancel_safe(timeout=max(deadline - now, 0.001))
-            try:
-                # The generator is suspended where the exception hit and knows how to go on.
-                self._watch.drive_until(gen, min(deadline, now + pause))
-                break
-            except hub.DeadlineReached:
-                # The request may have overtaken a statement that was still being sent.
-                if monotonic() >= deadline:
-                    raise
-                pause *= 2
-            except errors.Error as error:
-                # QueryCanceled is what should happen; other statement errors were faster.
-                logger.debug("interrupted statement on %s ended: %s", self, error)
-                break
-        if pgconn.transaction_status != ACTIVE:
-            return False
-        if pgconn.pipeline_status:
-            return True
-        # The exception had ended the generator, or it was one of several (COPY).
-        last = self._watch.drive_until(_drain_gen(pgconn), deadline)
-        return last == pq.ExecStatus.COPY_IN
-
-    def discard(self) -> None:
-        """Close at once without talking to the server. Does not block."""
-        self._watch.stop(_closed_meanwhile)
+        self._watch.stop(_closed_meanwhile if wake else None)
         self.pgconn.finish()
 
     # -- cancelling -----------------------------------------------------------------------
@@ -271,28 +222,26 @@ class Connection(BindableConnection[Row]):
         *timeout* seconds. When it returns, the server has been signalled: the signal cannot
         hit a statement sent later.
         """
-        if not self._should_cancel():
-            return
+        if self._should_cancel():
+            self.send_cancel(monotonic() + (timeout or 86_400.0))
+
+    def send_cancel(self, deadline: float) -> None:
+        """Do `cancel_safe`, also during a two-phase commit, until *deadline*."""
         if not capabilities.has_cancel_safe():
             hub.run_in_thread(self.pgconn.get_cancel().cancel)
             return
         try:
-            hub.drive_connecting(self._cancel_gen(), monotonic() + (timeout or 86_400.0))
+            hub.drive_connecting(self._cancel_gen(), deadline)
         except hub.DeadlineReached:
             raise errors.CancellationTimeout("cancellation timeout expired") from None
 
-    def _cancel_in_background(self) -> None:
-        if not capabilities.has_cancel_safe() or self.pgconn.status == BAD:
-            return
+    def _try_cancel(self, *, timeout: float = 5.0) -> None:
+        """Cancel for psycopg's own cleaning up, which reads to the end without a bound."""
         try:
-            # It has its own copy of the address and key: the connection can go meanwhile.
-            cancel_conn = self.pgconn.cancel_conn()
-            cancel_conn.start()
+            self.cancel_safe(timeout=min(timeout, self.cancel_timeout))
         except errors.Error as error:
-            logger.warning("cancelling an interrupted statement failed: %s", error)
-            return
-        gen = generators.cancel(cancel_conn)
-        hub.spawn(_finish_cancel, gen, monotonic() + self.cancel_timeout)
+            logger.warning("closing %s: cancelling its statement failed: %s", self, error)
+            self.discard()
 
     # -- the pool's view ------------------------------------------------------------------
 
@@ -396,34 +345,8 @@ def _probe_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
         raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
 
 
-def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[int | None]:
-    """Read what a cancelled statement still sends; return the status of the last result.
-
-    COPY FROM is left to its context manager.
-    """
-    status: int | None = None
-    while pgconn.transaction_status == ACTIVE:
-        results = yield from generators.fetch_many(pgconn)
-        status = results[-1].status if results else None
-        if status != pq.ExecStatus.COPY_OUT:
-            break
-        while (nbytes := pgconn.get_copy_data(1)[0]) >= 0:
-            if nbytes == 0:
-                while not (yield Wait.R):
-                    pass
-                pgconn.consume_input()
-    return status
-
-
 def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:
     watch.stop()
-
-
-def _finish_cancel(gen: PQGenConn[None], deadline: float) -> None:
-    try:
-        hub.drive_connecting(gen, deadline)
-    except (errors.Error, hub.DeadlineReached) as error:
-        logger.warning("cancelling an interrupted statement failed: %s", error)
 
 
 def _closed_meanwhile() -> errors.OperationalError:

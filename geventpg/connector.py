@@ -25,6 +25,7 @@ from . import hub
 from .adoption import adopt
 from .errors import ConnectRejected
 from .faults import Fault, classify
+from .options import check_conninfo
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -189,11 +190,11 @@ class Connector:
             self._release(job)
             self._failed(error, Fault.UNREACHABLE)
             return
-        if self.outage is not None:
-            logger.info("pool %r can connect again", pool.name)
-            self.outage = None
+        outage, self.outage = self.outage, None
         job.settled = True
         self._admit(conn, job.replaces)
+        if outage is not None:
+            logger.info("pool %r can connect again", pool.name)
 
     def _open(self) -> Connection[Any]:
         """Open one connection. Block this greenlet only; killed, leave nothing open."""
@@ -202,6 +203,7 @@ class Connector:
         started = monotonic()
         try:
             conninfo, kwargs = pool._resolve_conninfo(), pool._resolve_kwargs()
+            check_conninfo(conninfo)  # before libpq quotes parts of it
             conn = adopt(pool._open_class.connect(conninfo, **kwargs))
         except BaseException:
             pool._stats[pool._CONNECTIONS_ERRORS] += 1
@@ -236,12 +238,12 @@ class Connector:
         pool._set_connection_expiry_date(conn)
         slot: Slot = Slot(conn, monotonic(), conn._expire_at)
         pool._bag.add(slot)
-        logger.info("adding new connection to the pool")
         conn._on_idle_readable = pool._watchdog.readable(slot)
         if replaces is not None and replaces.state is SlotState.IDLE:
             pool._evict(replaces, "it is replaced")
         pool._recycler.returned(slot)
         pool._watchdog.ring()
+        logger.info("adding new connection to the pool")
 
     def _release(self, job: _Job) -> None:
         if not job.settled:
@@ -278,10 +280,14 @@ class Connector:
                 pool.name,
                 pool.reconnect_timeout,
             )
-            try:
-                pool.reconnect_failed()
-            except Exception:
-                logger.exception("reconnect_failed callback of pool %r failed", pool.name)
+            # The user's callback may take its time: it must not hold up the next attempt.
+            hub.spawn(self._tell_reconnect_failed)
+
+    def _tell_reconnect_failed(self) -> None:
+        try:
+            self._pool.reconnect_failed()
+        except Exception:
+            logger.exception("reconnect_failed callback of pool %r failed", self._pool.name)
 
     def _hopeless(self) -> bool:
         """Tell whether nobody but the refusing server could serve those who wait."""

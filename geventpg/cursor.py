@@ -9,19 +9,25 @@ has succeeded, the statement has failed, the transaction is aborted.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import generators, pq
 from psycopg._preparing import Prepare
 from psycopg.abc import PQGen, Query
+from psycopg.copy import Copy, LibpqWriter, Writer
 from psycopg.rows import Row
+
+from .healing import heal
 
 if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
 
     from .connection import Connection
 
+ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
@@ -51,6 +57,25 @@ class Cursor(psycopg.Cursor[Row]):
         ):
             return super()._execute_gen(query, params, prepare=prepare, binary=binary)
         return self._begin_execute_gen(query, params, prepare, binary)
+
+    @contextmanager
+    def copy(
+        self, statement: Query, params: Any = None, *, writer: Writer | None = None
+    ) -> Iterator[Copy]:
+        """Run COPY as psycopg does; an interrupted block leaves nothing running.
+
+        An ordinary exception in the block ends COPY FROM with that error, as in psycopg. One
+        that is meant to stop the greenlet (``gevent.Timeout``, ``GreenletExit``) cancels it on
+        the server, within the connection's ``cancel_timeout``, or closes the connection.
+        """
+        with super().copy(statement, params, writer=writer or _CopyWriter(self)) as copy:
+            try:
+                yield copy
+            except Exception:
+                raise
+            except BaseException:
+                heal(self._conn)
+                raise
 
     def _begin_execute_gen(
         self, query: Query, params: Any, prepare: bool | None, binary: bool | None
@@ -108,6 +133,14 @@ class Cursor(psycopg.Cursor[Row]):
         for result in results:
             if result.status == FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result, encoding=self._pgconn._encoding)
+
+
+class _CopyWriter(LibpqWriter):
+    """psycopg's writer, which does not end a COPY that `heal` ended already."""
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        if exc is None or self._pgconn.transaction_status == ACTIVE:
+            super().finish(exc)
 
 
 def _pipelinable(pgq: PostgresQuery) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import gevent
@@ -27,10 +29,18 @@ class _Lease:
         self.greenlet = repr(gevent.getcurrent())
         # Without source lines: reading files is for the report, if there ever is one.
         self.stack = traceback.StackSummary.extract(
-            traceback.walk_stack(None), limit=_STACK_DEPTH, lookup_lines=False
+            traceback.walk_stack(_callers_frame()), limit=_STACK_DEPTH, lookup_lines=False
         )
         self.stack.reverse()
         self.reported = False
+
+
+def _callers_frame() -> FrameType | None:
+    """Return the innermost frame that is not this package's own."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("geventpg."):
+        frame = frame.f_back
+    return frame
 
 
 class LeakDetector:

@@ -17,7 +17,7 @@ open_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
 def _close_at_exit() -> None:
     # While the hub still works: later its greenlets could only die noisily.
     for pool in list(open_pools):
-        pool.close(timeout=1.0)
+        pool.abort(timeout=2.0, wake=False)
 
 
 def _start_afresh_in_child() -> None:

@@ -181,10 +181,13 @@ def check_conninfo(conninfo: Any) -> None:
     if not isinstance(conninfo, str):
         raise OptionError(f"conninfo must be a string or a callable, not {_type(conninfo)}")
     try:
-        conninfo_to_dict(conninfo)
+        params = conninfo_to_dict(conninfo)
     except psycopg.Error as error:
         detail = _safe_conninfo_error(str(error))
     else:
+        if "@" in str(params.get("host") or "")[1:]:
+            # Part of a password, most likely: it would be shown as the host in every error.
+            raise OptionError("conninfo: the host contains '@'; write '@' in a password as %40")
         return
     raise OptionError(
         f"conninfo is not a valid PostgreSQL connection string{detail}; expected something like"

@@ -27,6 +27,7 @@ from .checkout import Checkout
 from .connection import Connection
 from .connector import Connector
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
+from .healing import cancel_quietly
 from .hub import get_ident
 from .leaks import LeakDetector, NoLeakDetector
 from .lifecycle import open_pools
@@ -275,8 +276,11 @@ class Pool(ConnectionPool[CT]):
         leaving = self._connector.stop() + self._recycler.stop()
         current = gevent.getcurrent()
         if timeout > 0 and hub.can_wait(self._hub):
-            # Whoever dies here leaves nothing open: what is left closes when it returns.
             gevent.joinall([g for g in leaving if g is not current], timeout=timeout)
+        for greenlet in leaving:
+            # Whoever dies here leaves nothing open.
+            if greenlet is not current:
+                greenlet.kill(block=False)
         for slot in self._bag:
             if slot.state is not _IN_USE:
                 self._bag.remove(slot)
@@ -313,7 +317,7 @@ class Pool(ConnectionPool[CT]):
         try:
             waiter.wait()
         except PoolTimeout as error:
-            self.close()
+            self.close(timeout=0)  # all the time there was is up
             if type(error) is PoolTimeout:
                 raise PoolTimeout(
                     f"pool initialization incomplete after {timeout} sec{self._why()}"
@@ -397,8 +401,8 @@ class Pool(ConnectionPool[CT]):
         if timeout <= 0 or (not self._plain_checkout and deadline <= monotonic()):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise self._timed_out(timeout)
-        if not bag.idle and self._reclaim is not None:
-            self._reclaim()
+        if not bag.idle and self._reclaim is not None and self._reclaim():
+            self._watchdog.ring()  # raw greenlets hold some: their ends go unnoticed
         if bag.idle:
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))
@@ -500,10 +504,10 @@ class Pool(ConnectionPool[CT]):
 
     def _evict(self, slot: Slot, why: str) -> None:
         """Drop a connection, closing it if need be, and see whether another is wanted."""
-        logger.debug("pool %r drops %s: %s", self.name, slot.conn, why)
         self._bag.remove(slot)
         self._close_connection(slot.conn)
         self._connector.plan()
+        logger.debug("pool %r dropped %s: %s", self.name, slot.conn, why)
 
     def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
         conn._pool = None
@@ -561,29 +565,35 @@ class Pool(ConnectionPool[CT]):
         does not wait for running work.
         """
         limit = self.cancel_timeout if timeout is None else timeout
-        active = [
-            slot.conn
-            for slot in self._bag.out.values()
-            if slot.conn.pgconn.transaction_status == TransactionStatus.ACTIVE
-        ]
-        greenlets = [hub.spawn(conn._try_cancel, timeout=limit) for conn in active]
-        gevent.joinall(greenlets, timeout=limit)
+        active = self._active()
+        self._cancel(active, limit)
         return len(active)
 
-    def abort(self, timeout: float = 5.0) -> None:
+    def abort(self, timeout: float = 5.0, *, wake: bool = True) -> None:
         """Close the pool and cut off those who use it, for a shutdown that does not wait.
 
-        Running statements are cancelled on the server, then every connection is closed; who
-        waits for one gets an ``OperationalError``. Block this greenlet for *timeout* seconds
-        at most.
+        Running statements are cancelled on the server, and every connection is closed. Who
+        waits for one gets an ``OperationalError``, or, without *wake*, waits on (the process
+        ends). Block this greenlet for *timeout* seconds at most.
         """
         deadline = monotonic() + timeout
-        self.close(timeout=0)
+        self.close(timeout=timeout / 2)
+        active = self._active()
         try:
-            self.cancel_statements(max(deadline - monotonic(), 0.0))
+            for conn in active:
+                conn._watch.stop()  # the greenlet is to see the end, not the cancelling
+            self._cancel(active, max(deadline - monotonic(), 0.0))
         finally:
             for slot in self._bag:
-                slot.conn.discard()
+                slot.conn.discard(wake=wake)
+
+    def _active(self) -> list[Connection[Any]]:
+        running = TransactionStatus.ACTIVE
+        conns = [slot.conn for slot in self._out.values()]
+        return [conn for conn in conns if conn.pgconn.transaction_status == running]
+
+    def _cancel(self, conns: list[Connection[Any]], timeout: float) -> None:
+        gevent.joinall([hub.spawn(cancel_quietly, c, timeout) for c in conns], timeout=timeout)
 
     # -- statistics -----------------------------------------------------------------------
 

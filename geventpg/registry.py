@@ -55,6 +55,7 @@ def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options:
     `OptionError` naming a bad option, ``psycopg.ProgrammingError`` if a pool of that name is
     open with another configuration.
     """
+    OPTIONS["name"].check("name", name)
     if not name:
         raise OptionError("name must not be empty")
     check_conninfo(conninfo)
@@ -130,9 +131,9 @@ def release_conn(name: str = "default") -> None:
     held.give_back()
 
 
-def scope() -> binding.Scope:
+def scope(*, adopt: bool = False) -> binding.Scope:
     """Return a context manager for a unit of work; see `binding.Scope`."""
-    return binding.Scope()
+    return binding.Scope(adopt=adopt)
 
 
 def close_all(timeout: float = 5.0) -> None:
@@ -147,14 +148,14 @@ def close_all(timeout: float = 5.0) -> None:
         pool.close(timeout=max(deadline - monotonic(), 0.0))
 
 
-def abort_all(timeout: float = 5.0) -> None:
+def abort_all(timeout: float = 5.0, *, wake: bool = True) -> None:
     """Close all named pools without waiting for those who use them; see `Pool.abort`."""
     deadline = monotonic() + timeout
     for name, pool in list(_pools.items()):
         _pools.pop(name, None)
         remaining = max(deadline - monotonic(), 0.0)
         if isinstance(pool, Pool):
-            pool.abort(timeout=remaining)
+            pool.abort(timeout=remaining, wake=wake)
         else:
             pool.close(timeout=remaining)
 
@@ -232,8 +233,9 @@ def _forget_pools_in_child() -> None:
 
 def _close_at_exit() -> None:
     # Before gevent and the interpreter are torn down under what is still held.
-    binding.give_back_everything()
-    close_all(timeout=1.0)
+    # Open transactions are rolled back, and that is logged; statements that run are cancelled.
+    binding.give_back_what_rests()
+    abort_all(timeout=2.0, wake=False)
 
 
 os.register_at_fork(after_in_child=_forget_pools_in_child)

@@ -123,6 +123,8 @@ class Watchdog:
                 yield _proven_at(slot) + pool.keepalive_interval
         if pool._bag.out and pool.keepalive_interval:
             yield now + pool.keepalive_interval  # what is returned by then may be due
+        if pool.leak_threshold:
+            yield now + pool.leak_threshold  # nobody tells of a checkout
         for slot in pool._bag.out.values():
             if slot.expires_at > now:
                 yield slot.expires_at
@@ -144,12 +146,12 @@ class Watchdog:
         for slot in list(pool._bag.idle):
             if slot.expires_at > now:
                 continue
-            needed = pool._bag.size <= pool.min_size
+            needed = pool._bag.size - pool._bag.connecting <= pool.min_size
             if needed and pool._connector.replace(slot):
                 slot.expires_at = now + 1.0  # closed when its replacement is there
             else:
-                logger.info("discarding expired connection")
                 pool._evict(slot, "it is expired")
+                logger.info("discarding expired connection")
 
     def _shrink_due(self, pool: Pool[Any]) -> float:
         if pool.use_lifo:
@@ -175,13 +177,10 @@ class Watchdog:
                 pool._nconns_min -= 1
 
     def _shrink_by_one(self, pool: Pool[Any]) -> None:
-        logger.info(
-            "shrinking pool %r to %s: unused for %s sec",
-            pool.name,
-            pool._bag.size - 1,
-            pool.max_idle,
-        )
         pool._evict(pool._bag.idle[0], "it was not needed")
+        logger.info(
+            "shrinking pool %r to %s: unused for %s sec", pool.name, pool._bag.size, pool.max_idle
+        )
 
     def _keep_alive(self, pool: Pool[Any]) -> None:
         if pool.keepalive_interval:
@@ -217,8 +216,8 @@ class Watchdog:
         try:
             slot.conn.probe(pool.probe_timeout)
         except psycopg.Error as error:
-            logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
             self._found_dead(pool, slot, "it did not answer a probe")
+            logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
         else:
             slot.probed_at = monotonic()
             pool._recycler.returned(slot, idle_since=slot.idle_since)
@@ -231,10 +230,11 @@ class Watchdog:
             pool._evict(slot, "its probe was interrupted")
 
     def _found_dead(self, pool: Pool[Any], slot: Slot, why: str) -> None:
+        # Record first: a log handler may raise, or switch.
         pool._stats[pool._CONNECTIONS_LOST] += 1
-        logger.info("pool %r: evicting idle connection %s: %s", pool.name, slot.conn, why)
         pool._evict(slot, why)
         self.suspect()
+        logger.info("pool %r: evicted idle connection %s: %s", pool.name, slot.conn, why)
 
 
 def _proven_at(slot: Slot) -> float:
