@@ -1,4 +1,4 @@
-"""A complete Celery worker with geventpg. To start it and send it a task:
+"""A complete Celery worker, for a "create table notes (text text)". To start and use it:
 export GEVENTPG_CONNINFO=postgresql://user@localhost/db BROKER=redis://localhost
 celery -A examples.minimal_worker worker -P gevent -c 500
 python -c "from examples.minimal_worker import remember; remember.delay('hello')"

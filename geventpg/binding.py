@@ -142,15 +142,15 @@ def _watch_end(greenlet: Any, holder: Holder) -> None:
 
 
 def reclaim_from_dead() -> bool:
-    """Take back what ended raw greenlets hold; tell whether any raw greenlet holds something."""
-    holding = False
+    """Take back what ended raw greenlets hold; tell whether others live, to be looked after."""
+    others = False
     for holder, reference in list(_raw.items()):
         greenlet = reference()
         if greenlet is None or greenlet.dead:
             holder.give_back_all()
-        elif holder.held:
-            holding = True
-    return holding
+        else:
+            others = True
+    return others
 
 
 def give_back_what_rests() -> None:

@@ -147,5 +147,6 @@ def _pipelinable(pgq: PostgresQuery) -> bool:
     query = pgq.query
     if not _PIPELINABLE.match(query):
         return False
-    # With parameters psycopg uses the extended protocol anyway, which takes one statement.
-    return bool(pgq.params) or b";" not in query
+    # With parameters psycopg uses the extended protocol anyway, which takes one statement and
+    # gives "$1" a meaning; without, it must not make a difference.
+    return bool(pgq.params) or not (b";" in query or b"$" in query)

@@ -136,24 +136,27 @@ def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
     """Finish sending, then read to the end of whatever is going on."""
     if pgconn.pipeline_status:
         pgconn.pipeline_sync()  # a certain end, after which the server listens again
-    previous: pq.abc.PGresult | None
-    result: pq.abc.PGresult | None = None
+    ends = 0
     while pgconn.transaction_status == ACTIVE:
         while pgconn.flush() != 0:
-            if (yield Wait.RW) & Ready.R:
+            ready = yield Wait.RW
+            if ready and ready & Ready.R:
                 pgconn.consume_input()
         if pgconn.is_busy():
             yield Wait.R
             pgconn.consume_input()
             continue
-        previous, result = result, pgconn.get_result()
+        result = pgconn.get_result()
         if result is None:
-            # The end of one command, with another behind it in a pipeline; two in a row would
-            # make this a busy loop.
-            if previous is None:
+            # The end of one command, with another behind it in a pipeline. Two in a row
+            # should not be, but must not make this a busy loop.
+            ends += 1
+            if ends > 1:
                 yield Wait.R
                 pgconn.consume_input()
-        elif result.status == COPY_IN:
+            continue
+        ends = 0
+        if result.status == COPY_IN:
             pgconn.put_copy_end(b"interrupted")
         elif result.status == COPY_OUT:
             yield from _drain_copy_gen(pgconn)

@@ -402,7 +402,7 @@ class Pool(ConnectionPool[CT]):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise self._timed_out(timeout)
         if not bag.idle and self._reclaim is not None and self._reclaim():
-            self._watchdog.ring()  # raw greenlets hold some: their ends go unnoticed
+            self._watchdog.look_after_raw_greenlets()
         if bag.idle:
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))

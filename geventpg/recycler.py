@@ -39,7 +39,7 @@ class Recycler:
     def take(self, slot: Slot) -> None:
         """Clean *slot*'s connection, then make it available or evict it. Does not switch."""
         slot.move(SlotState.RETURNING)
-        greenlet = hub.spawn(self._clean, slot)
+        greenlet = slot.keeper = hub.spawn(self._clean, slot)
         self._greenlets.add(greenlet)
         greenlet.rawlink(lambda ended: self._ended(ended, slot))
 
@@ -107,8 +107,9 @@ class Recycler:
 
     def _ended(self, greenlet: Any, slot: Slot) -> None:
         self._greenlets.discard(greenlet)
-        if slot.state is SlotState.RETURNING:
+        if slot.state is SlotState.RETURNING and slot.keeper is greenlet:
             # Killed, perhaps before it ran: nobody knows what state the connection is in.
+            # (By the time this is called it may be returned once more, to another one.)
             self._pool._evict(slot, "its cleaning was interrupted")
 
     def _clean(self, slot: Slot) -> None:

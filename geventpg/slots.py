@@ -46,6 +46,7 @@ class Slot:
         "conn",
         "expires_at",
         "idle_since",
+        "keeper",
         "lease",
         "probed_at",
         "state",
@@ -58,6 +59,8 @@ class Slot:
         self.idle_since = now
         """When it was last returned."""
         self.probed_at = now
+        self.keeper: Any = None
+        """The pool's own greenlet that works on it while it is returned or checked."""
         self.lease: Any = None
         """What the leak detector keeps about the current checkout."""
 

@@ -32,7 +32,7 @@ logger = logging.getLogger("psycopg.pool")
 
 _LONGEST_SLEEP = 600.0
 _SHORTEST_SLEEP = 0.005
-_RAW_HOLDERS_INTERVAL = 1.0
+_RAW_GREENLETS_INTERVAL = 0.25
 
 
 class Watchdog:
@@ -43,7 +43,7 @@ class Watchdog:
         self._alarm = hub.Alarm()
         self._greenlet: Any = None
         self._suspicious = False
-        self._raw_holders = False
+        self._raw_greenlets = False
         self._shrink_at = monotonic() + pool.max_idle
 
     def start(self) -> None:
@@ -63,6 +63,11 @@ class Watchdog:
         """A connection was found dead: verify the other idle ones at once."""
         self._suspicious = True
         self._alarm.ring()
+
+    def look_after_raw_greenlets(self) -> None:
+        """Somebody waits, and greenlets whose end nobody tells of may hold connections."""
+        if not self._raw_greenlets:
+            self._alarm.ring()
 
     def readable(self, slot: Slot) -> Callable[[Connection[Any]], None]:
         """Return the callback for data that nobody waits for on *slot*'s connection.
@@ -112,8 +117,8 @@ class Watchdog:
             yield now
         if pool._bag.size > pool.min_size:
             yield self._shrink_due(pool)
-        if self._raw_holders:
-            yield now + _RAW_HOLDERS_INTERVAL
+        if self._raw_greenlets:
+            yield now + _RAW_GREENLETS_INTERVAL
         retry = pool._connector.next_at
         if retry is not None:
             yield retry
@@ -134,7 +139,7 @@ class Watchdog:
 
     def _reclaim(self, pool: Pool[Any]) -> None:
         # Looked for only while somebody waits: nobody else minds.
-        self._raw_holders = pool._reclaim is not None and pool._reclaim() and len(pool._waiting) > 0
+        self._raw_greenlets = bool(pool._waiting) and pool._reclaim is not None and pool._reclaim()
 
     def _sweep(self, pool: Pool[Any]) -> None:
         if self._suspicious:
@@ -207,8 +212,8 @@ class Watchdog:
         greenlets = []
         for slot in slots:
             pool._bag.reserve(slot)
-            greenlet = hub.spawn(self._probe, pool, slot, level)
-            greenlet.rawlink(lambda _ended, slot=slot: self._probed(slot))
+            greenlet = slot.keeper = hub.spawn(self._probe, pool, slot, level)
+            greenlet.rawlink(lambda ended, slot=slot: self._probed(ended, slot))
             greenlets.append(greenlet)
         return greenlets
 
@@ -222,11 +227,11 @@ class Watchdog:
             slot.probed_at = monotonic()
             pool._recycler.returned(slot, idle_since=slot.idle_since)
 
-    def _probed(self, slot: Slot) -> None:
+    def _probed(self, ended: Any, slot: Slot) -> None:
         # Killed, perhaps before it ran: whatever state the connection is in, it may not stay
-        # reserved.
+        # reserved. (By the time this is called somebody else may have reserved it.)
         pool = self._pool()
-        if pool is not None and slot.state is SlotState.CHECKING:
+        if pool is not None and slot.state is SlotState.CHECKING and slot.keeper is ended:
             pool._evict(slot, "its probe was interrupted")
 
     def _found_dead(self, pool: Pool[Any], slot: Slot, why: str) -> None:

@@ -30,7 +30,7 @@ def main() -> int:
     )
     ways = parser.parse_args().ways or WAYS
     if unknown := set(ways).difference(WAYS):
-        parser.error(f"there is no way called {', '.join(sorted(unknown))}")
+        parser.error(f"no way is called {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
     console = Console()
     LOGS.mkdir(parents=True, exist_ok=True)
     for ending in (signal.SIGTERM, signal.SIGHUP):

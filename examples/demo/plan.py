@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 WAYS = ("shared", "stock", "geventpg")
@@ -31,14 +32,15 @@ class Stage:
     idle_backends_killed_before: bool = False
 
 
+TASKS = max(int(os.environ.get("GEVENTPG_DEMO_TASKS", "2000")), 20)
+SLOW_TASKS = TASKS * 3 // 200 or 1
+_FIRST, _LAST = TASKS // 2, TASKS // 10
 STAGES = (
-    Stage(1_000),
-    Stage(770, idle_backends_killed_before=True),
-    Stage(30, slow=True),
-    Stage(200),
+    Stage(_FIRST),
+    Stage(TASKS - _FIRST - SLOW_TASKS - _LAST, idle_backends_killed_before=True),
+    Stage(SLOW_TASKS, slow=True),
+    Stage(_LAST),
 )
-TASKS = sum(stage.count for stage in STAGES)
-SLOW_TASKS = sum(stage.count for stage in STAGES if stage.slow)
 
 
 def application_name(way: str) -> str:

@@ -8,7 +8,9 @@ same two bits.
 from __future__ import annotations
 
 import select
+import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -31,6 +33,24 @@ MAX_BUSY = 0.002
 
 # select.poll as it was before any monkey-patching: gevent's would switch.
 _poll = gevent.monkey.get_original("select", "poll") if hasattr(select, "poll") else None
+
+
+def switcher(current: greenlet) -> Callable[..., Any]:
+    """Return a watcher's callback that switches to *current*.
+
+    An error that ends a raw greenlet comes out of the switch to it, in the callback, and
+    libev's wrapper would stop the watcher for it. (gevent's own class lets none out.)
+    """
+    if current.__class__ is gevent.Greenlet:
+        return current.switch  # type: ignore[no-any-return]
+
+    def switch(*value: Any) -> None:
+        try:
+            current.switch(*value)
+        except BaseException:
+            gevent.hub.get_hub().handle_error(current, *sys.exc_info())
+
+    return switch
 
 
 class Watch:
@@ -90,7 +110,7 @@ class Watch:
                     if self.paused:
                         self.resume()
                     self._parked = current
-                    read.callback = current.switch
+                    read.callback = switcher(current)
                     read.ref = True
                     try:
                         # Parked: anything can happen to the connection or to us here.
@@ -144,14 +164,14 @@ class Watch:
         write = timer = None
         if wanted & WRITE:
             write = loop.io(self.fd, WRITE)
-            write.start(current.switch, WRITE)
+            write.start(switcher(current), WRITE)
         if deadline is not None:
             timer = loop.timer(max(deadline - monotonic(), 0.0))
-            timer.start(current.switch, 0, update=True)
+            timer.start(switcher(current), 0, update=True)
         if wanted & READ:
             if self.paused:
                 self.resume()
-            self._read.callback = lambda: current.switch(READ)
+            self._read.callback = partial(switcher(current), READ)
             self._read.ref = True
         self._parked = current
         try:
@@ -241,10 +261,11 @@ def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) 
         fd, wanted = next(gen)
         timer = hub.loop.timer(max(deadline - monotonic(), 0.0))
         try:
-            timer.start(current.switch, 0, update=True)
+            switch = switcher(current)
+            timer.start(switch, 0, update=True)
             while True:
                 watcher = hub.loop.io(fd, wanted)
-                watcher.start(current.switch, wanted)
+                watcher.start(switch, wanted)
                 try:
                     ready = hub.switch()
                 finally:

@@ -1,6 +1,7 @@
 """Configured as in a Django project: an object, a namespace, and nothing else."""
 
 import os
+from typing import ClassVar
 
 from celery import Celery
 
@@ -10,7 +11,11 @@ class Settings:
     CELERY_RESULT_BACKEND = os.environ["RESULT_BACKEND"]
     CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
     CELERY_IMPORTS = ("celery_integration",)
-    CELERY_GEVENTPG = {"conninfo": os.environ["SETTINGS_CONNINFO"], "max_size": 3, "min_size": 1}
+    CELERY_GEVENTPG: ClassVar = {
+        "conninfo": os.environ["SETTINGS_CONNINFO"],
+        "max_size": 3,
+        "min_size": 1,
+    }
 
 
 app = Celery("django_style")

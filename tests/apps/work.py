@@ -205,7 +205,7 @@ class Reporting(Task):
         with geventpg.get_conn():
             note(f"{args[0]}-success")
 
-    def after_return(self, status, retval, task_id, args, kwargs, einfo):
+    def after_return(self, status, retval, task_id, args, *rest):
         with geventpg.get_conn():
             note(f"{args[0]}-{status}")
         note(f"{args[0]}-never committed")

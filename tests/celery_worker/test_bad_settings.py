@@ -20,7 +20,10 @@ CASES = {
     "settings that are no dict": ({"conf": {"geventpg": 3}}, "geventpg must be a dict.*int"),
     "an unknown variable": ({"env": {"GEVENTPG_MAX_SIEZ": "3"}}, "GEVENTPG_MAX_SIEZ"),
     "a variable of a wrong type": ({"env": {"GEVENTPG_TIMEOUT": "soon"}}, "GEVENTPG_TIMEOUT.*soon"),
-    "no connection string": ({"env": {"GEVENTPG_CONNINFO": None}}, "no conninfo.*GEVENTPG_CONNINFO"),
+    "no connection string": (
+        {"env": {"GEVENTPG_CONNINFO": None}},
+        "no conninfo.*GEVENTPG_CONNINFO",
+    ),
     "a bad connection string": (
         {"env": {"GEVENTPG_CONNINFO": f"host=localhost pass word={SECRET}"}},
         "conninfo is not a valid",

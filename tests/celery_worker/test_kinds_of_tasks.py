@@ -62,9 +62,7 @@ def test_release_conn_inside_a_task_rolls_back_and_the_task_goes_on(worker, tag)
     assert worker.notes(tag) == ["rest"]
 
 
-@pytest.mark.parametrize(
-    ("ending", "expected"), [("return", ["inner", "outer"]), ("raise", [])]
-)
+@pytest.mark.parametrize(("ending", "expected"), [("return", ["inner", "outer"]), ("raise", [])])
 def test_a_task_called_directly_inside_another_joins_it(worker, tag, ending, expected):
     worker.outcome("call_another", tag, ending)
     assert worker.notes(tag) == expected

@@ -53,12 +53,7 @@ def worker_with(workers):
         worker.process.wait_for_log(r"@\S+ ready\.", timeout=30)
         return worker
 
-    yield get
-
-
-def application_of(worker, name="note"):
-    worker.call(name, "settings")
-    return conninfo_to_dict(worker.dsn)["application_name"]
+    return get
 
 
 @pytest.mark.parametrize("name", ["app config", "imports only", "config wins"])

@@ -41,20 +41,31 @@ def test_a_with_block_commits_and_closes(connect, table, notes):
 
 
 def test_a_with_block_rolls_back_on_an_exception(connect, table, notes):
-    with pytest.raises(ZeroDivisionError), connect() as conn:
-        conn.execute(f"insert into {table} values ('lost')")
-        raise ZeroDivisionError
+    conn = connect()
+
+    def work():
+        with conn:
+            conn.execute(f"insert into {table} values ('lost')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
     assert conn.closed
     assert notes() == []
+
+
+def _insert_and_fail(conn, table):
+    with conn.transaction():
+        conn.execute(f"insert into {table} values ('inner')")
+        conn.execute("select 1/0")
 
 
 def test_transaction_blocks_nest_with_savepoints(connect, table, notes):
     conn = connect(autocommit=True)
     with conn.transaction():
         conn.execute(f"insert into {table} values ('outer')")
-        with pytest.raises(psycopg.errors.DivisionByZero), conn.transaction():
-            conn.execute(f"insert into {table} values ('inner')")
-            conn.execute("select 1/0")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            _insert_and_fail(conn, table)
         with conn.transaction("named"):
             conn.execute(f"insert into {table} values ('second')")
         with conn.transaction(force_rollback=True):

@@ -90,7 +90,7 @@ def test_a_block_that_outlives_the_pool_commits(make_pool, admin, backends):
 
 
 def test_closing_waits_for_a_rollback_under_way(make_pool, backends):
-    pool = make_pool(min_size=1, reset=lambda conn: gevent.sleep(0.1))
+    pool = make_pool(min_size=1, reset=lambda _conn: gevent.sleep(0.1))
     conn = pool.getconn()
     conn.execute("SELECT 1")
     pool.putconn(conn)
@@ -173,7 +173,7 @@ def test_a_pool_can_be_closed_by_a_holder_inside_its_block(make_pool, backends):
 
 
 def test_an_interrupted_close_has_closed_the_pool(make_pool, backends):
-    pool = make_pool(min_size=2, reset=lambda conn: gevent.sleep(0.3))
+    pool = make_pool(min_size=2, reset=lambda _conn: gevent.sleep(0.3))
     pool.putconn(pool.getconn())
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
         pool.close()
@@ -183,7 +183,7 @@ def test_an_interrupted_close_has_closed_the_pool(make_pool, backends):
 
 
 def test_a_killed_close_has_closed_the_pool(make_pool, backends):
-    pool = make_pool(min_size=2, reset=lambda conn: gevent.sleep(0.3))
+    pool = make_pool(min_size=2, reset=lambda _conn: gevent.sleep(0.3))
     pool.putconn(pool.getconn())
     closer = gevent.spawn(pool.close)
     gevent.sleep(0.05)
@@ -193,7 +193,7 @@ def test_a_killed_close_has_closed_the_pool(make_pool, backends):
 
 
 def test_two_greenlets_may_close_a_pool_at_the_same_time(make_pool, backends):
-    pool = make_pool(min_size=2, reset=lambda conn: gevent.sleep(0.05))
+    pool = make_pool(min_size=2, reset=lambda _conn: gevent.sleep(0.05))
     pool.putconn(pool.getconn())
     gevent.joinall([gevent.spawn(pool.close) for _ in range(3)], raise_error=True)
     wait_until(lambda: not backends())
@@ -245,10 +245,8 @@ def test_a_pool_forgotten_during_an_outage_can_be_collected(dsn, proxy, monkeypa
     # pytest keeps log records, they the error, its traceback the frames, and these the pool.
     monkeypatch.setattr(logging.getLogger("psycopg.pool"), "disabled", True)
     proxy.stop()
-    pool = Pool(proxy.dsn(dsn), min_size=1, open=True)
-    wait_until(lambda: pool.get_stats()["connections_errors"] >= 1)
-    reference = weakref.ref(pool)
-    del pool
+    reference = weakref.ref(Pool(proxy.dsn(dsn), min_size=1, open=True))
+    # Alive while it connects, at most.
     wait_until(lambda: gc.collect() is not None and reference() is None)
 
 
@@ -302,8 +300,7 @@ def run_script(body, dsn, *arguments, timeout=20):
         "conn = pool.getconn()",
         "conn = pool.getconn(); conn.execute('SELECT 1')",
         "conn = pool.getconn(); pool2 = Pool(dsn, open=True)",
-        "conns = [pool.getconn(), pool.getconn()]\n"
-        "[gevent.spawn(pool.getconn) for _ in range(3)]; gevent.sleep(0.05)",
+        "c = [pool.getconn() for _ in 'ab']; gevent.spawn(pool.getconn); gevent.sleep(0.05)",
         "gevent.spawn(lambda: pool.getconn().execute('SELECT pg_sleep(60)')); gevent.sleep(0.1)",
         "pass",
     ],

@@ -99,7 +99,7 @@ def test_a_pool_of_no_connections_is_impossible():
 
 
 def test_a_maximum_below_the_minimum_quotes_both():
-    with pytest.raises(OptionError, match="max_size must be greater or equal than min_size.*3 < 5"):
+    with pytest.raises(OptionError, match=r"max_size must be .*3 < 5"):
         Pool("", min_size=5, max_size=3, open=False)
 
 

@@ -319,7 +319,7 @@ def test_returning_to_a_waiter_does_not_switch(pool):
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 @pytest.mark.parametrize("exception", [gevent.GreenletExit, gevent.Timeout, KeyboardInterrupt])
 def test_a_kill_while_the_block_ends_loses_no_connection(
-    make_pool, proxy, dsn, backends, ending, exception
+    make_pool, proxy, dsn, *, backends, ending, exception
 ):
     pool = make_pool(proxy.dsn(dsn), min_size=1, max_size=1, cancel_timeout=1.0)
     pool.wait()
@@ -364,3 +364,27 @@ def test_two_kills_at_the_end_of_the_block_lose_no_connection(make_pool, proxy, 
     proxy.delay(0)
     next_pid(pool)
     wait_until(lambda: not [b for b in backends() if b.state != "idle"])
+
+
+# -- cleaned again and again ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("round_trip", [False, True])
+def test_a_connection_that_is_reset_on_every_return_is_kept(make_pool, round_trip):
+    def reset(conn):
+        if round_trip:
+            conn.execute("SELECT 1")
+            conn.rollback()
+
+    pool = make_pool(min_size=1, max_size=1, reset=reset)
+    pool.wait()
+
+    def work():
+        for _ in range(20):
+            pool.putconn(pool.getconn())
+
+    gevent.joinall([gevent.spawn(work) for _ in range(10)], raise_error=True)
+    wait_until(lambda: settled(pool, 1))
+    stats = pool.get_stats()
+    assert stats["connections_num"] == 1
+    assert stats["returns_bad"] == stats["connections_lost"] == 0

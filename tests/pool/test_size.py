@@ -137,7 +137,7 @@ def test_size_is_at_most_max_size_at_every_instant(make_pool, admin, backends, r
     )
 
     def work(kind):
-        for _ in range(30):
+        for _ in range(15):
             with pool.connection() as conn:
                 if kind == 0:
                     conn.close()
@@ -402,13 +402,14 @@ def test_draining_serves_those_who_wait_with_new_connections(make_pool):
 def test_checking_keeps_good_connections_and_replaces_bad_ones(make_pool, admin, backends, caplog):
     pool = make_pool(min_size=4, max_size=4)
     pool.wait()
-    pids = {b.pid for b in backends()}
-    victim = min(pids)
-    terminate(admin, victim)
-    pool.check()
-    wait_until(lambda: settled(pool, 4))
-    assert pids - {b.pid for b in backends()} == {victim}
-    assert pool.get_stats()["connections_lost"] == 1
+    for lost in range(1, 6):
+        pids = {b.pid for b in backends()}
+        victim = min(pids)
+        terminate(admin, victim)
+        pool.check()
+        wait_until(lambda: settled(pool, 4))
+        assert pids - {b.pid for b in backends()} == {victim}
+        assert pool.get_stats()["connections_lost"] == lost
 
 
 def test_checking_a_silent_link_takes_one_probe_timeout(make_pool, proxy, dsn):
@@ -438,3 +439,19 @@ def test_users_who_come_during_a_check_are_served_without_new_connections(make_p
     users = [gevent.spawn(use, pool) for _ in range(2)]
     gevent.joinall([*checks, *users], raise_error=True)
     assert len(backends()) <= 3
+
+
+def test_checking_again_and_again_at_the_same_time_closes_no_good_connection(make_pool, backends):
+    pool = make_pool(min_size=4, max_size=4)
+    pool.wait()
+    pids = {b.pid for b in backends()}
+
+    def check():
+        for _ in range(50):
+            pool.check()
+            gevent.sleep(0)
+
+    gevent.joinall([gevent.spawn(check) for _ in range(4)], raise_error=True)
+    wait_until(lambda: settled(pool, 4))
+    assert {b.pid for b in backends()} == pids
+    assert pool.get_stats()["connections_lost"] == 0

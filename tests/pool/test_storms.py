@@ -73,11 +73,11 @@ def pipeline(conn, rng):
 
 
 def server_side_cursor(conn, rng):
-    with conn.cursor("storm") as cursor:
-        cursor.itersize = 10
-        cursor.execute("SELECT generate_series(1, 100)")
-        for _ in cursor:
-            pass
+    # By hand: psycopg warns of a named cursor whose own close was interrupted.
+    conn.execute("DECLARE storm CURSOR FOR SELECT generate_series(1, 100)")
+    while conn.execute("FETCH 20 FROM storm").fetchall():
+        pass
+    conn.execute("CLOSE storm")
 
 
 def stream(conn, rng):
@@ -194,13 +194,13 @@ class Storm:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("sizes", [(1, 1), (0, 3), (2, MAX_SIZE)])
 def test_interruptions_at_random_moments_lose_nothing(
-    make_pool, rng, backends, table, seed, sizes, caplog
+    make_pool, rng, backends, table, *, seed, sizes
 ):
     rng = random.Random(f"{rng.random()}:{seed}")
     pool = make_pool(min_size=sizes[0], max_size=sizes[1], cancel_timeout=3.0)
     storm = Storm(pool, rng, backends)
     with storm.sampled():
-        storm.blow(500)
+        storm.blow(1000)
     storm.check_afterwards()
     assert storm.endings["killed"] > 20
     assert storm.endings["Timeout"] > 5
@@ -221,7 +221,7 @@ def test_two_thousand_greenlets_of_one_ending_leave_every_connection(
                 if ending == "exception":
                     raise Interrupted
 
-    greenlets = [gevent.spawn(work) for _ in range(500)]
+    greenlets = [gevent.spawn(work) for _ in range(2000)]
     if ending == "kill":
         rng.shuffle(greenlets)
         for greenlet in greenlets:
@@ -264,13 +264,13 @@ def reset_round_trip(conn):
         {"kwargs": {"prepare_threshold": 0}},
         {"connection_class": psycopg.Connection, "close_returns": True},
     ],
-    ids=lambda options: "+".join(options),
+    ids="+".join,
 )
 def test_interruptions_lose_nothing_with(make_pool, rng, backends, table, options):
     pool = make_pool(min_size=1, max_size=4, cancel_timeout=3.0, **options)
     storm = Storm(pool, rng, backends)
     with storm.sampled():
-        storm.blow(250)
+        storm.blow(500)
     storm.check_afterwards()
 
 
@@ -290,7 +290,7 @@ def test_interruptions_lose_nothing_while_the_server_ends_random_backends(
 
     killer = gevent.spawn(executioner)
     with storm.sampled():
-        storm.blow(400)
+        storm.blow(800)
     done.set()
     killer.join()
     storm.check_afterwards()
@@ -314,7 +314,7 @@ def test_interruptions_lose_nothing_while_the_pool_is_resized_drained_and_checke
         elif dice < 0.15 and helpers:
             helpers.pop().kill(block=False)
 
-    storm.blow(400, meanwhile=meddle)
+    storm.blow(800, meanwhile=meddle)
     gevent.joinall(helpers)
     pool.resize(1, 4)
     wait_until(lambda: counts(pool).size <= 4)
@@ -322,7 +322,7 @@ def test_interruptions_lose_nothing_while_the_pool_is_resized_drained_and_checke
 
 
 def test_interruptions_over_a_bad_network_lose_nothing(
-    make_pool, rng, backends, table, proxy, dsn, caplog
+    make_pool, rng, backends, table, *, proxy, dsn
 ):
     pool = make_pool(
         proxy.dsn(dsn), min_size=1, max_size=4, cancel_timeout=1.0, keepalive_interval=0.05,
@@ -345,7 +345,7 @@ def test_interruptions_over_a_bad_network_lose_nothing(
         elif dice < 0.08:
             proxy.delay(rng.choice([0, 0.002]))
 
-    storm.blow(300, meanwhile=meddle)
+    storm.blow(500, meanwhile=meddle)
     proxy.delay(0)
     storm.check_afterwards()
 

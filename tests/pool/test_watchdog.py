@@ -308,7 +308,7 @@ def test_a_killed_watchdog_is_replaced_and_said_so(make_pool, admin, backends, c
 
 def test_a_pool_whose_greenlets_are_all_killed_again_and_again_works(make_pool, admin):
     pool = make_pool(
-        min_size=2, max_size=4, keepalive_interval=0.02, max_lifetime=0.1, reset=lambda conn: None
+        min_size=2, max_size=4, keepalive_interval=0.02, max_lifetime=0.1, reset=lambda _conn: None
     )
     pool.wait()
     done = Event()
@@ -363,3 +363,39 @@ def test_an_idle_pool_makes_no_switches_on_checkout(make_pool):
     gevent.sleep(0.2)
     with no_switch():
         pool.putconn(pool.getconn())
+
+
+def test_users_hardly_wait_while_connections_are_probed_all_the_time(make_pool):
+    pool = make_pool(min_size=4, max_size=4, keepalive_interval=0.05)
+    pool.wait()
+    waits = []
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        started = time.monotonic()
+        assert select_one(pool)
+        waits.append(time.monotonic() - started)
+        gevent.sleep(0.002)
+    assert sorted(waits)[len(waits) * 9 // 10] < 0.05
+
+
+def test_probes_are_not_counted_as_use(make_pool):
+    pool = make_pool(min_size=2, max_size=2, keepalive_interval=0.05)
+    pool.wait()
+    pool.pop_stats()
+    gevent.sleep(0.3)
+    stats = pool.get_stats()
+    assert stats["requests_num"] == stats["usage_ms"] == stats["requests_wait_ms"] == 0
+
+
+def test_probes_run_at_the_same_time(make_pool, proxy, dsn):
+    pool = make_pool(
+        proxy.dsn(dsn), min_size=6, max_size=6, keepalive_interval=0.2, probe_timeout=0.4
+    )
+    pool.wait()
+    proxy.stall()
+    wait_until(lambda: pool.get_stats()["connections_lost"] >= 1)
+    first = time.monotonic()
+    wait_until(lambda: pool.get_stats()["connections_lost"] == 6)
+    assert time.monotonic() - first < 0.3
+    proxy.drop_connections()
+    proxy.resume()

@@ -239,5 +239,7 @@ def test_close_all_is_bounded_and_what_is_held_closes_on_its_return(name, backen
 
 
 def test_the_configuration_of_a_pool_has_no_secret_in_its_repr(pool_name):
-    geventpg.configure("host=nowhere.invalid password=hidden", name=pool_name, min_size=0, max_size=1)
+    geventpg.configure(
+        "host=nowhere.invalid password=hidden", name=pool_name, min_size=0, max_size=1
+    )
     assert "hidden" not in repr(geventpg.get_pool(pool_name))

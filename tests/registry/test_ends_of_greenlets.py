@@ -23,17 +23,14 @@ def test_a_greenlet_that_returns(name, all_given_back):
     all_given_back(name)
 
 
-def test_a_greenlet_that_fails(name, all_given_back):
+def test_a_greenlet_that_fails(name, all_given_back, monkeypatch):
     def fail():
         use(name)
         raise RuntimeError("on purpose")
 
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", lambda *_args: None)
     greenlet = gevent.spawn(fail)
-    gevent.get_hub().print_exception = lambda *_args: None
-    try:
-        greenlet.join()
-    finally:
-        del gevent.get_hub().print_exception
+    greenlet.join()
     assert not greenlet.successful()
     all_given_back(name)
 
@@ -78,6 +75,8 @@ def test_a_greenlet_that_is_killed_between_two_statements(name, all_given_back):
 
 
 def test_a_greenlet_that_runs_into_its_timeout(name, backends, all_given_back):
+    gevent.spawn(use, name).get()  # the time-out is to hit the statement, not the connecting
+
     def user():
         with gevent.Timeout(0.05, False):
             geventpg.get_conn(name).execute("select pg_sleep(60)")
@@ -108,6 +107,26 @@ def test_a_raw_greenlet_that_ends_and_is_forgotten(name, all_given_back, how):
     del raw
     gevent.sleep(0)
     all_given_back(name)
+
+
+@pytest.mark.hang_limit(10)
+def test_a_raw_greenlet_that_fails_leaves_a_connection_that_works(configure, monkeypatch):
+    # Its exception passes through the connection's own watcher, which gevent would stop then.
+    name = configure(max_size=1)
+    shown = []
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", lambda *args: shown.append(args))
+
+    def fail():
+        with geventpg.get_conn(name) as conn:
+            conn.execute("select 1")
+            raise RuntimeError("on purpose")
+
+    gevent.spawn_raw(fail)
+    wait_until(lambda: shown)
+    with gevent.Timeout(3):
+        for _ in range(3):
+            with geventpg.get_conn(name) as conn:
+                assert conn.execute("select 1").fetchone() == (1,)
 
 
 def test_a_raw_greenlet_that_ended_and_is_still_referred_to_when_others_wait(
@@ -209,10 +228,8 @@ def test_a_traceback_that_is_kept_does_not_keep_the_connection(name, all_given_b
             kept.append(sys.exc_info())
 
     gevent.spawn(user).get()
-    raw = gevent.spawn_raw(user)
-    wait_until(lambda: raw.dead)
-    del raw
-    assert len(kept) == 2
+    gevent.spawn_raw(user)
+    wait_until(lambda: len(kept) == 2)
     all_given_back(name)
 
 
@@ -230,7 +247,7 @@ def test_an_open_transaction_of_a_greenlet_that_ends_is_rolled_back_and_logged(
 
 @pytest.mark.hang_limit(90)
 def test_two_thousand_greenlets_of_all_kinds_leave_every_connection_in_the_pool(
-    configure, backends, all_given_back, rng
+    configure, backends, all_given_back, rng, monkeypatch
 ):
     name = configure(max_size=8, timeout=60)
     most = 0
@@ -259,26 +276,34 @@ def test_two_thousand_greenlets_of_all_kinds_leave_every_connection_in_the_pool(
         geventpg.release_conn(name)
         gevent.spawn(use, name).join()
 
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", lambda *_args: None)
+    raw_ended = 0
+
+    def counted(kind):
+        nonlocal raw_ended
+        try:
+            kind()
+        finally:
+            raw_ended += 1
+
     kinds = [plain, block, failing, timed_out, released, with_a_child]
-    hub = gevent.get_hub()
-    hub.print_exception = lambda *_args: None
-    try:
-        greenlets, raw = [], []
-        for number in range(2000):
-            kind = rng.choice(kinds)
-            if number % 10 == 0:
-                raw.append(gevent.spawn_raw(kind))
-                continue
-            greenlet = gevent.spawn(kind)
-            greenlets.append(greenlet)
-            if number % 5 == 0:
-                gevent.spawn_later(rng.random(), greenlet.kill, block=False)
-        while not all(g.dead for g in [*greenlets, *raw]):
-            most = max(most, len(backends()))
-            gevent.sleep(0.05)
-    finally:
-        del hub.print_exception
+    greenlets, raw, kept = [], 0, []
+    for number in range(2000):
+        kind = rng.choice(kinds)
+        if number % 10 == 0:
+            raw += 1
+            greenlet = gevent.spawn_raw(counted, kind)
+            if number % 400 == 0:
+                kept.append(greenlet)  # ended, and still referred to
+            continue
+        greenlet = gevent.spawn(kind)
+        greenlets.append(greenlet)
+        if number % 7 == 0:
+            gevent.spawn_later(rng.random(), greenlet.kill, block=False)
+    while raw_ended < raw or not all(greenlet.dead for greenlet in greenlets):
+        most = max(most, len(backends()))
+        gevent.sleep(0.05)
     assert 1 <= most <= 8
-    del raw
+    kept.clear()
     gc.collect()
     all_given_back(name)

@@ -94,9 +94,7 @@ def test_a_child_that_never_uses_the_pool_leaves_the_parent_alone(dsn, start, le
         "geventpg.close_all(); geventpg.configure(sys.argv[1] + ' ', max_size=5); pid()",
     ],
 )
-def test_whatever_a_child_does_with_what_it_inherited_the_parent_keeps_its_session(
-    dsn, start, act
-):
+def test_whatever_a_child_does_with_what_it_inherited_the_parent_keeps_its_session(dsn, start, act):
     source = (
         f"{start}{COMMON}\ninherited = geventpg.get_conn()\nheld_by_parent = [inherited]\n"
         f"def work():\n    {act}\nin_child(work)\n{AFTER}"

@@ -109,6 +109,10 @@ class CeleryWorker:
         assert match is not None
         return match
 
+    def signal(self, how: How) -> None:
+        """Ask the worker to stop, and return at once."""
+        os.kill(self.pid, _SIGNALS[how])
+
     def wait(self, timeout: float = 20.0) -> int:
         """Wait for the worker's own end and return its exit status."""
         assert self._process is not None, "the worker has not been launched"

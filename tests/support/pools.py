@@ -12,6 +12,8 @@ import gevent
 import greenlet
 import psycopg
 
+from tests.support.waiting import wait_until
+
 _COUNT = re.compile(r"\b(size|idle|in_use|waiting|connecting|max_size)=(\d+)")
 
 
@@ -43,15 +45,17 @@ def backend_pid(conn: psycopg.Connection[Any]) -> int:
 
 
 def terminate(admin: psycopg.Connection[Any], *pids: int) -> None:
-    """End these backends; return when the server has forgotten them."""
-    admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", [list(pids)])
+    """End these backends at the same time; return when the server has forgotten them."""
+    admin.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [list(pids)])
+    alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)"
+    wait_until(lambda: admin.execute(alive, [list(pids)]).fetchone() == (0,))
 
 
 def hold_all(pool: Any, number: int, timeout: float = 5.0) -> list[Any]:
     """Check out *number* connections at once; all go back if that fails."""
     taken: list[Any] = []
     try:
-        for _ in range(number):
+        while len(taken) < number:
             taken.append(pool.getconn(timeout=timeout))
     except BaseException:
         give_back(pool, taken)

@@ -1,0 +1,55 @@
+"""The same with other brokers: RabbitMQ, and a directory, which needs no server."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from tests.support import wait_until
+from tests.support.rabbitmq import RabbitServer
+
+
+@pytest.fixture(scope="module")
+def rabbitmq():
+    with RabbitServer() as server:
+        yield server
+
+
+def check(worker, tag):
+    """Commit, roll back, retry, meet a time limit, end warmly."""
+    worker.send("note", f"{tag}-note")
+    worker.send("fail", f"{tag}-fail")
+    worker.send("break_commit", f"{tag}-break")
+    worker.send("late", f"{tag}-late")
+    worker.send("retry", f"{tag}-retry")
+    worker.send("sleep", f"{tag}-sleep", 60, time_limit=1)
+    expected = ["late", "note", "retry-2"]
+    wait_until(lambda: worker.notes(tag) == expected, timeout=10, interval=0.05)
+    worker.process.wait_for_log("Hard time limit")
+    worker.wait_until_quiet()
+    last = worker.send("sleep", f"{tag}-warm", 0.3)
+    wait_until(worker.running, interval=0.02, message=f"{last} runs")
+    assert worker.process.stop("warm", timeout=20) == 0
+    assert worker.notes(tag) == [*expected, "warm"]
+    assert not worker.backends()
+
+
+@pytest.mark.hang_limit(90)
+def test_with_rabbitmq(rabbitmq, own_worker, tag):
+    with Celery(broker=rabbitmq.url, set_as_current=False) as client:
+        environment = {"BROKER_URL": rabbitmq.url, "RESULT_BACKEND": None}
+        check(own_worker(client=client, env=environment), tag)
+
+
+def test_with_a_directory(own_worker, tag, tmp_path):
+    folders = {}
+    for name in ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"):
+        folder = tmp_path / name.replace("data_folder_out", "data_folder_in")
+        folder.mkdir(exist_ok=True)
+        folders[name] = str(folder)
+    options = {**folders, "store_processed": True, "polling_interval": 0.02}
+    with Celery(broker="filesystem://", set_as_current=False) as client:
+        client.conf.broker_transport_options = options
+        environment = {"BROKER_URL": "filesystem://", "RESULT_BACKEND": None}
+        conf = {"broker_transport_options": options, "worker_enable_remote_control": False}
+        check(own_worker(client=client, env=environment, conf=conf), tag)
