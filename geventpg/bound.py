@@ -8,13 +8,19 @@ outermost block only; inner blocks join it.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.rows import Row
+
+from .healing import heal_blocking
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+RV = TypeVar("RV")
 
 
 class Binding(Protocol):
@@ -31,6 +37,20 @@ class BindableConnection(psycopg.Connection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
 
     _binding: Binding | None = None
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """Wait as psycopg does, without gevent; no interruption leaves a statement running.
+
+        psycopg cancels for Ctrl-C only. Here it is any exception that comes from elsewhere
+        while a statement runs, such as the one of Celery's soft time limit.
+        """
+        try:
+            return super().wait(gen, *args, **kwargs)
+        except psycopg.Error:
+            raise
+        except BaseException:
+            heal_blocking(self)
+            raise
 
     def __enter__(self) -> Self:
         if self._binding is not None:

@@ -371,9 +371,5 @@ def abandon_socket(conn: psycopg.Connection[Any]) -> None:
     """Close *conn* in a forked child without a byte on the socket it shares with the parent."""
     if conn.pgconn.status == BAD:
         return
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.dup2(null, conn.pgconn.socket, inheritable=False)
-    finally:
-        os.close(null)
+    hub.point_at_null(conn.pgconn.socket)
     conn.pgconn.finish()

@@ -100,7 +100,7 @@ class Connector:
     def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
         self._growing = False
-        self._greenlets: set[Any] = set()
+        self._jobs: dict[Any, _Job] = {}
         self.outage: Outage | None = None
         self.last_error: BaseException | None = None
 
@@ -149,7 +149,7 @@ class Connector:
 
         During an outage they are killed: they would only run into their time-outs.
         """
-        greenlets = list(self._greenlets)
+        greenlets = list(self._jobs)
         if self.outage is not None:
             for greenlet in greenlets:
                 greenlet.kill(block=False)
@@ -172,7 +172,7 @@ class Connector:
             self._growing = True
             logger.info("growing pool %r to %s", self._pool.name, self._pool._bag.size)
         greenlet = hub.spawn(self._run, job)
-        self._greenlets.add(greenlet)
+        self._jobs[greenlet] = job
         # A link and not a `finally`: a greenlet killed before it ran executes no code.
         greenlet.rawlink(lambda ended: self._ended(ended, job))
 
@@ -250,8 +250,16 @@ class Connector:
             job.settled = True
             self._pool._bag.connecting -= 1
 
+    def forget(self) -> None:
+        """End the copies of the attempts in a forked child."""
+        for greenlet, job in self._jobs.items():
+            job.settled = True
+            greenlet.kill(block=False)
+        self._jobs.clear()
+
     def _ended(self, greenlet: Any, job: _Job) -> None:
-        self._greenlets.discard(greenlet)
+        if self._jobs.pop(greenlet, None) is None:
+            return
         self._release(job)
         if job.growing:
             self._growing = False

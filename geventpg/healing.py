@@ -14,7 +14,8 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from psycopg import errors, generators, pq
+import psycopg
+from psycopg import errors, generators, pq, waiting
 from psycopg._capabilities import capabilities
 from psycopg._preparing import PrepareManager
 from psycopg.abc import PQGen, PQGenConn
@@ -64,6 +65,21 @@ def heal(conn: Connection[Any]) -> None:
         if not at_rest:
             cancel_in_background(conn)
             conn.discard()
+
+
+def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:
+    """Do `heal` for a connection that does not wait on the hub. Block the thread."""
+    pgconn = conn.pgconn
+    if pgconn.transaction_status != ACTIVE:
+        return
+    try:
+        conn.cancel_safe(timeout=timeout)
+        waiting.wait(_drain_gen(pgconn), pgconn.socket, interval=0.1, timeout=timeout)
+    except errors.Error as error:
+        logger.warning("closing %s: cancelling its statement failed: %s", conn, error)
+    finally:
+        if pgconn.transaction_status == ACTIVE:
+            pgconn.finish()
 
 
 def cancel_quietly(conn: Connection[Any], timeout: float) -> None:

@@ -7,6 +7,8 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from . import hub
+
 if TYPE_CHECKING:
     from .pool import Pool
 
@@ -21,6 +23,7 @@ def _close_at_exit() -> None:
 
 
 def _start_afresh_in_child() -> None:
+    hub.abandon_half_open()
     for pool in list(open_pools):
         pool._after_fork()
 

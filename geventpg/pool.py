@@ -8,8 +8,6 @@ everything that happens by itself in `watchdog`.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -17,25 +15,19 @@ from typing import TYPE_CHECKING, Any, cast
 import gevent
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool
-from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
-from psycopg_pool.base import AttemptWithBackoff, BasePool
+from psycopg_pool.abc import CT
+from psycopg_pool.base import AttemptWithBackoff
 
 from . import hub
-from .adoption import cooperative
 from .checkout import Checkout
 from .connection import Connection
-from .connector import Connector
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
 from .healing import cancel_quietly
 from .hub import get_ident
-from .leaks import LeakDetector, NoLeakDetector
 from .lifecycle import open_pools
-from .options import check_conninfo, check_options, check_sizes
-from .recycler import Recycler
-from .slots import Bag, Slot, SlotState
-from .waiters import WaitQueue
-from .watchdog import Watchdog
+from .options import check_options, check_sizes
+from .pool_state import PoolState
+from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,7 +40,7 @@ _IN_USE = SlotState.IN_USE
 _IDLE = SlotState.IDLE
 
 
-class Pool(ConnectionPool[CT]):
+class Pool(PoolState[CT]):
     """A pool of connections for the greenlets of one thread.
 
     A drop-in for ``psycopg_pool.ConnectionPool``: same constructor, defaults, methods,
@@ -82,131 +74,7 @@ class Pool(ConnectionPool[CT]):
 
     __module__ = "geventpg"
 
-    _waiting: WaitQueue  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        conninfo: ConninfoParam = "",
-        *,
-        connection_class: type[CT] = cast("type[CT]", Connection),
-        kwargs: KwargsParam | None = None,
-        min_size: int = 4,
-        max_size: int | None = None,
-        open: bool | None = None,
-        configure: ConnectionCB[CT] | None = None,
-        check: ConnectionCB[CT] | None = None,
-        reset: ConnectionCB[CT] | None = None,
-        name: str | None = None,
-        close_returns: bool = False,
-        timeout: float = 30.0,
-        max_waiting: int = 0,
-        max_lifetime: float = 60 * 60.0,
-        max_idle: float = 10 * 60.0,
-        reconnect_timeout: float = 5 * 60.0,
-        reconnect_failed: ConnectFailedCB | None = None,
-        num_workers: int = 3,
-        keepalive_interval: float = 30.0,
-        probe_timeout: float = 2.0,
-        cancel_timeout: float = 5.0,
-        leak_threshold: float = 0.0,
-        prepare: str = "auto",
-        statement_connections: int = 1,
-        use_lifo: bool = True,
-    ) -> None:
-        options = {k: v for k, v in locals().items() if k not in ("self", "conninfo", "__class__")}
-        self._closed = True  # for __del__, should the next lines raise
-        check_conninfo(conninfo)
-        check_options(options)
-        # The engine of ConnectionPool is not wanted, so its __init__ is left out.
-        BasePool.__init__(
-            self,
-            min_size=min_size,
-            max_size=max_size,
-            name=name,
-            close_returns=close_returns,
-            timeout=timeout,
-            max_waiting=max_waiting,
-            max_lifetime=max_lifetime,
-            max_idle=max_idle,
-            reconnect_timeout=reconnect_timeout,
-            num_workers=num_workers,
-        )
-        self.conninfo = conninfo
-        self.kwargs = kwargs
-        self.connection_class = connection_class
-        self.keepalive_interval = keepalive_interval
-        self.probe_timeout = probe_timeout
-        self.cancel_timeout = cancel_timeout
-        self.leak_threshold = leak_threshold
-        self.prepare = prepare
-        self.statement_connections = statement_connections
-        self.use_lifo = use_lifo
-        self._configure = configure
-        self._check = check
-        self._reset = reset
-        self._reconnect_failed = reconnect_failed
-        self._sched_runner, self._workers = None, []  # inherited; this engine has neither
-
-        self._open_class = cooperative(connection_class)
-        self._leaks: LeakDetector | NoLeakDetector = (
-            LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
-        )
-        self._requests = 0
-        self._queued = 0
-        self._wait_seconds = 0.0
-        self._usage_seconds = 0.0
-        self._start_afresh()
-        if open is None:
-            open = self._open_implicit = True
-        if open:
-            self._open()
-
-    def _start_afresh(self) -> None:
-        """Make an empty engine: at first, and in a child process after a fork."""
-        self._bag: Bag = Bag()
-        self._idle, self._out = self._bag.idle, self._bag.out
-        self._waiting = WaitQueue(self._timed_out)
-        self._filling = WaitQueue(self._not_filled)
-        self._connector: Connector = Connector(self)
-        self._recycler: Recycler = Recycler(self)
-        self._watchdog: Watchdog = Watchdog(self)
-        self._hub, self._thread = hub.current_hub(), get_ident()
-        # Set by the registry: takes back what ended raw greenlets still hold.
-        self._reclaim: Callable[[], bool] | None = None
-        # Open, but not at work: nothing was asked of it since a fork.
-        self._dormant = True
-        # Checkouts and returns that need none of the questions of the slow path.
-        self._plain_checkout = False
-        self._plain_return = False
-
     # -- life -----------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        bag = self._bag
-        state = "closed" if self._closed else "open"
-        return (
-            f"<{type(self).__module__}.{type(self).__name__} {self.name!r} [{state}]"
-            f" {self._counts()} connecting={bag.connecting}"
-            f" min_size={self._min_size} max_size={self._max_size} at 0x{id(self):x}>"
-        )
-
-    @property
-    def _pool(self) -> deque[CT]:
-        """psycopg_pool's name for the idle connections; read by its users' tests and tools."""
-        return cast("deque[CT]", deque(slot.conn for slot in self._bag.idle))
-
-    @_pool.setter
-    def _pool(self, value: deque[CT]) -> None:
-        """Ignore what BasePool initialises: the bag knows."""
-
-    @property
-    def _nconns(self) -> int:
-        """psycopg_pool's name for the current size."""
-        return self._bag.size
-
-    @_nconns.setter
-    def _nconns(self, value: int) -> None:
-        """Ignore what BasePool initialises: the bag knows."""
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True):
@@ -247,7 +115,10 @@ class Pool(ConnectionPool[CT]):
 
         The child's event loop is not ready yet, so connecting waits for the first use.
         """
+        self._connector.forget()
+        self._watchdog.forget()
         for slot in self._bag:
+            slot.forget()
             slot.conn._pool = None
             slot.conn.abandon()
         self._start_afresh()
@@ -276,11 +147,8 @@ class Pool(ConnectionPool[CT]):
         leaving = self._connector.stop() + self._recycler.stop()
         current = gevent.getcurrent()
         if timeout > 0 and hub.can_wait(self._hub):
+            # Those who do not make it close what they hold when they are done.
             gevent.joinall([g for g in leaving if g is not current], timeout=timeout)
-        for greenlet in leaving:
-            # Whoever dies here leaves nothing open.
-            if greenlet is not current:
-                greenlet.kill(block=False)
         for slot in self._bag:
             if slot.state is not _IN_USE:
                 self._bag.remove(slot)
@@ -595,87 +463,5 @@ class Pool(ConnectionPool[CT]):
     def _cancel(self, conns: list[Connection[Any]], timeout: float) -> None:
         gevent.joinall([hub.spawn(cancel_quietly, c, timeout) for c in conns], timeout=timeout)
 
-    # -- statistics -----------------------------------------------------------------------
-
-    def get_stats(self) -> dict[str, int]:
-        """Return psycopg_pool's statistics: counters since the start, and current sizes."""
-        return self._snapshot()
-
-    def pop_stats(self) -> dict[str, int]:
-        """Like `get_stats`, and set the counters to zero."""
-        stats = self._snapshot()
-        self._stats.clear()
-        self._requests = self._queued = 0
-        self._wait_seconds = self._usage_seconds = 0.0
-        return stats
-
-    def _snapshot(self) -> dict[str, int]:
-        counters = dict.fromkeys(
-            (
-                self._REQUESTS_ERRORS,
-                self._RETURNS_BAD,
-                self._CONNECTIONS_NUM,
-                self._CONNECTIONS_MS,
-                self._CONNECTIONS_ERRORS,
-                self._CONNECTIONS_LOST,
-            ),
-            0,
-        )
-        return {
-            **counters,
-            **self._stats,
-            self._REQUESTS_NUM: self._requests,
-            self._REQUESTS_QUEUED: self._queued,
-            self._REQUESTS_WAIT_MS: int(1000 * self._wait_seconds),
-            self._USAGE_MS: int(1000 * self._usage_seconds),
-            **self._get_measures(),
-        }
-
-    def _get_measures(self) -> dict[str, int]:
-        return {
-            self._POOL_MIN: self._min_size,
-            self._POOL_MAX: self._max_size,
-            self._POOL_SIZE: self._bag.size,
-            self._POOL_AVAILABLE: len(self._bag.idle),
-            self._REQUESTS_WAITING: len(self._waiting),
-        }
-
-    # -- helpers --------------------------------------------------------------------------
-
-    def _update_fast_paths(self) -> None:
-        is_open = not self._closed and not self._open_implicit
-        self._plain_checkout = (
-            is_open and self._check is None and self.use_lifo and not self.leak_threshold
-        )
-        self._plain_return = (
-            not self._closed
-            and self._reset is None
-            and not self.leak_threshold
-            and not self._filling
-            and self._bag.size <= self._max_size
-        )
-
     def _check_hub(self) -> None:
         hub.check_can_wait(self._hub, f"the pool {self.name!r}")
-
-    def _counts(self) -> str:
-        bag = self._bag
-        return (
-            f"size={bag.size} idle={len(bag.idle)} in_use={bag.in_use} waiting={len(self._waiting)}"
-        )
-
-    def _why(self) -> str:
-        if self._connector.outage is None:
-            return ""
-        return f"; last connection failure: {self._connector.last_error}"
-
-    def _timed_out(self, timeout: float | None = None) -> PoolTimeout:
-        if timeout is None:
-            return PoolTimeout()  # the waiter adds the details
-        return PoolTimeout(
-            f"couldn't get a connection after {timeout:.2f} sec: pool {self.name!r} has"
-            f" {self._counts()} max_size={self._max_size}{self._why()}"
-        )
-
-    def _not_filled(self) -> PoolTimeout:
-        return PoolTimeout()

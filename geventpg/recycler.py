@@ -16,6 +16,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from . import hub
+from .healing import cancel_in_background, heal
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -127,10 +128,10 @@ class Recycler:
         status = conn.pgconn.transaction_status
         if status == ACTIVE or conn._pipeline is not None:
             logger.warning("closing returned connection: %s", conn)
-            try:
-                conn.cancel_safe(timeout=self._pool.cancel_timeout)
-            except psycopg.Error as error:
-                logger.warning("cancelling its statement failed: %s", error)
+            if conn._watch.waiting:
+                cancel_in_background(conn)  # somebody else still uses it: he gets an error
+            else:
+                heal(conn)
             self._pool._close_connection(conn)
         elif status not in (IDLE, UNKNOWN):
             logger.warning("rolling back returned connection: %s", conn)

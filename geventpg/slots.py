@@ -70,6 +70,12 @@ class Slot:
             raise AssertionError(f"a connection cannot go from {self.state} to {state}")
         self.state = state
 
+    def forget(self) -> None:
+        """End it in a forked child, together with the copy of whoever works on it."""
+        self.state = SlotState.CLOSED
+        if self.keeper is not None:
+            self.keeper.kill(block=False)
+
 
 class Bag:
     """All slots of one pool, by where they are. Every method is atomic: nothing switches."""

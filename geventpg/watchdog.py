@@ -55,6 +55,12 @@ class Watchdog:
         """End the greenlet. Does not wait for it."""
         self._alarm.ring()
 
+    def forget(self) -> None:
+        """End the copy of the greenlet in a forked child."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill(block=False)
+
     def ring(self) -> None:
         """Something changed: look again at what is due. Does not switch."""
         self._alarm.ring()
@@ -262,9 +268,9 @@ def _watch(reference: weakref.ref[Pool[Any]], alarm: hub.Alarm) -> None:
 
 
 def _restarter(reference: weakref.ref[Pool[Any]]) -> Callable[[Any], None]:
-    def ended(_greenlet: Any) -> None:
+    def ended(greenlet: Any) -> None:
         pool = reference()
-        if pool is not None and not pool.closed:
+        if pool is not None and not pool.closed and pool._watchdog._greenlet is greenlet:
             logger.warning("watchdog of pool %r died: restarting it", pool.name)
             pool._watchdog.start()
 

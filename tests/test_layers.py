@@ -18,8 +18,11 @@ ROOT = Path(__file__).parent.parent
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
     ("values", ["errors", "options"]),
-    ("hub", ["hub"]),
-    ("connection", ["connection*", "cursor*", "faults*", "resolve*", "bound*"]),
+    ("hub", ["hub", "hub.*"]),
+    (
+        "connection",
+        ["connection*", "adoption", "bound", "cursor", "faults", "healing", "resolve"],
+    ),
     (
         "pool",
         [

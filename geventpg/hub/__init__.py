@@ -17,7 +17,15 @@ from .core import (
     run_in_thread,
 )
 from .parking import Alarm, HubLock, Parked, Timer
-from .watch import READ, WRITE, Watch, drive_connecting, poll
+from .watch import (
+    READ,
+    WRITE,
+    Watch,
+    abandon_half_open,
+    drive_connecting,
+    point_at_null,
+    poll,
+)
 
 GreenletLocal = gevent.local.local
 spawn = gevent.spawn
@@ -32,6 +40,7 @@ __all__ = [
     "Parked",
     "Timer",
     "Watch",
+    "abandon_half_open",
     "can_wait",
     "check_can_wait",
     "current_hub",
@@ -39,6 +48,7 @@ __all__ = [
     "get_ident",
     "getaddrinfo",
     "in_use",
+    "point_at_null",
     "poll",
     "run_in_thread",
     "spawn",

@@ -7,6 +7,7 @@ same two bits.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from collections.abc import Callable, Generator
@@ -209,6 +210,11 @@ class Watch:
             self._hub.loop.run_callback(self._throw, parked, error)
 
     @property
+    def waiting(self) -> bool:
+        """Tell whether a greenlet waits on the socket."""
+        return self._parked is not None
+
+    @property
     def is_home(self) -> bool:
         """Tell whether this thread is the one of the hub, or that one is gone."""
         return get_hub_if_exists() is self._hub or not self._hub.loop
@@ -247,6 +253,27 @@ def poll(fd: int, wanted: int) -> int:
     return ready
 
 
+_half_open: set[int] = set()
+
+
+def abandon_half_open() -> None:
+    """In a forked child, take away the sockets on which the parent is connecting.
+
+    The child has copies of the greenlets that do it: they must not speak to the server.
+    """
+    for fd in _half_open:
+        point_at_null(fd)
+
+
+def point_at_null(fd: int) -> None:
+    """Replace a descriptor by one of the null device: libpq can say there what it likes."""
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.dup2(null, fd, inheritable=False)
+    finally:
+        os.close(null)
+
+
 def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) -> RV:
     """Run a generator that opens a connection (or a cancel request) to its end.
 
@@ -266,10 +293,12 @@ def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) 
             while True:
                 watcher = hub.loop.io(fd, wanted)
                 watcher.start(switch, wanted)
+                _half_open.add(fd)
                 try:
                     ready = hub.switch()
                 finally:
                     # Before libpq goes on: it may close this descriptor and open another.
+                    _half_open.discard(fd)
                     watcher.stop()
                     watcher.close()
                 if ready:

@@ -13,17 +13,18 @@ from geventpg.testing.postgres import fetch_backends
 @pytest.fixture
 def most_backends(worker, admin):
     """Watch the worker's sessions; return a function that tells the most and all their pids."""
-    seen = []
+    seen, stop = [], []
     name = conninfo_to_dict(worker.dsn)["application_name"]
 
     def watch():
-        while True:
+        while not stop:
             seen.append({backend.pid for backend in fetch_backends(admin, name)})
             gevent.sleep(0.01)
 
     watcher = gevent.spawn(watch)
     yield lambda: (max(map(len, seen)), set().union(*seen))
-    watcher.kill()
+    stop.append(True)  # killed, it would leave a statement half read
+    watcher.get()
 
 
 @pytest.mark.hang_limit(90)

@@ -55,9 +55,7 @@ def test_a_task_that_comes_while_the_server_is_away_waits_for_it(own_worker, pro
 
 
 @pytest.mark.hang_limit(90)
-def test_a_restart_under_load_costs_one_error_a_task_in_flight_at_most(
-    own_worker, own_server, tag
-):
+def test_a_restart_under_load_costs_one_error_a_task_in_flight_at_most(own_worker, own_server, tag):
     pool_size, in_flight = 10, 40
     worker = own_worker(
         dsn=own_server.dsn, concurrency=in_flight, env={"GEVENTPG_MAX_SIZE": str(pool_size)}

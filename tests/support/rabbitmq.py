@@ -35,6 +35,7 @@ class RabbitServer:
     def __init__(self) -> None:
         self._binary = _find()
         self.port = free_port()
+        self._epmd_port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="geventpg-rabbit-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -59,10 +60,8 @@ class RabbitServer:
             "RABBITMQ_LOG_BASE": str(directory),
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
-            "ERL_EPMD_PORT": str(free_port()),  # its own, which ends with it
+            "ERL_EPMD_PORT": str(self._epmd_port),  # a daemon of its own, ended with it
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_SERVER_START_ARGS": "-start_epmd false -erl_epmd_port "
-            + str(free_port()),  # nobody else is to find the node
         }
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -99,4 +98,15 @@ class RabbitServer:
             os.killpg(self._process.pid, 9)
             self._process.wait()
             self._process = None
+            self._end_epmd()
         self._directory.cleanup()
+
+    def _end_epmd(self) -> None:
+        # It detaches itself from the server, and refuses while it still knows a node.
+        def ended() -> bool:
+            done = subprocess.run(
+                ["epmd", "-port", str(self._epmd_port), "-kill"], capture_output=True, check=False
+            )
+            return b"Killed" in done.stdout or b"Cannot connect" in done.stdout + done.stderr
+
+        wait_until(ended, timeout=5, interval=0.05, message="epmd has ended")
