@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -314,19 +314,27 @@ class Connection(BindableConnection[Row]):
         self._watch.abandon()
         abandon_socket(self)
 
-    # -- BEGIN with the first statement ---------------------------------------------------
-
-    @contextmanager
-    def _begin_deferred(self) -> Iterator[None]:
-        self._defer_begin = True
-        try:
-            yield
-        finally:
-            self._defer_begin = False
+    # -- transactions: BEGIN with the first statement, a short way to COMMIT ----------------
 
     def _start_query(self) -> PQGen[None]:
         if not self._defer_begin:
             yield from super()._start_query()
+
+    def _commit_gen(self) -> PQGen[None]:
+        pgconn = self.pgconn
+        if (
+            self._pipeline is not None
+            or self._num_transactions
+            or self._tpc
+            or pgconn.transaction_status == IDLE
+        ):
+            yield from super()._commit_gen()
+            return
+        self._check_connection_ok()
+        pgconn.send_query(b"COMMIT")
+        results = yield from generators.execute(pgconn)
+        if results[-1].status != pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
 
 
 _CONNECT_ARGUMENTS = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -81,11 +82,14 @@ class Cursor(psycopg.Cursor[Row]):
         self, query: Query, params: Any, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
         conn = self._conn
-        with conn._begin_deferred():
-            yield from self._start_query(query)
+        conn._defer_begin = True
+        try:
+            yield from self._start_query(query)  # never waits: BEGIN is left out
+        finally:
+            conn._defer_begin = False
         pgq = self._convert_query(query, params)
         prep, name = self._get_prepared(pgq, prepare)
-        if prep is Prepare.SHOULD or not _pipelinable(pgq):
+        if prep is Prepare.SHOULD or not _pipelinable(pgq.query, bool(pgq.params)):
             yield from conn._start_query()
             yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         else:
@@ -143,10 +147,10 @@ class _CopyWriter(LibpqWriter):
             super().finish(exc)
 
 
-def _pipelinable(pgq: PostgresQuery) -> bool:
-    query = pgq.query
+@lru_cache(maxsize=512)
+def _pipelinable(query: bytes, has_params: bool) -> bool:
     if not _PIPELINABLE.match(query):
         return False
     # With parameters psycopg uses the extended protocol anyway, which takes one statement and
     # gives "$1" a meaning; without, it must not make a difference.
-    return bool(pgq.params) or not (b";" in query or b"$" in query)
+    return has_params or not (b";" in query or b"$" in query)

@@ -153,7 +153,7 @@ def problems_of(module: Module, modules: dict[str, Module]) -> list[str]:
             found.append((line, f"geventpg never imports celery_integration ({imported})"))
         if top in OPTIONAL and not fits(module.name, OPTIONAL[top]):
             found.append((line, f"{top} is an optional dependency, not for this module"))
-        if is_gevent_internal(imported) and module.name != "geventpg.hub":
+        if is_gevent_internal(imported) and module.layer_name != "hub":
             found.append((line, f"only geventpg.hub may import gevent's internals ({imported})"))
         if module.layer_name == "values" and top in ("gevent", "socket", "select", "threading"):
             found.append((line, f"values have no I/O and no gevent ({imported})"))
@@ -172,7 +172,7 @@ def problems_of(module: Module, modules: dict[str, Module]) -> list[str]:
             target
         ):
             found.append((line, f"an edge may not import another one ({imported})"))
-    if module.name != "geventpg.hub":
+    if module.layer_name != "hub":
         found += [
             (line, f"only geventpg.hub may touch the hub ({use})") for line, use in module.hub_uses
         ]
