@@ -24,7 +24,7 @@ from psycopg.rows import Row, RowFactory, tuple_row
 
 from . import hub
 from .bound import BindableConnection
-from .cursor import Cursor
+from .cursor import Cursor, PreparedBegin
 from .healing import heal
 from .resolve import resolve_hosts
 
@@ -94,6 +94,7 @@ class Connection(BindableConnection[Row]):
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
         self._defer_begin = False
+        self._begin = PreparedBegin()
         self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
 
     def __del__(self, *args: Any) -> None:
@@ -319,6 +320,11 @@ class Connection(BindableConnection[Row]):
     def _start_query(self) -> PQGen[None]:
         if not self._defer_begin:
             yield from super()._start_query()
+
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        yield from super()._deallocate(name)
+        if name is None:
+            self._begin.forget()
 
     def _commit_gen(self) -> PQGen[None]:
         pgconn = self.pgconn

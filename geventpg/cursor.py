@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
+COMMAND_OK = pq.ExecStatus.COMMAND_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
 # Statements that pipeline mode is certain to accept. COPY cannot run in it, and several
@@ -103,8 +104,8 @@ class Cursor(psycopg.Cursor[Row]):
         conn, pgconn = self._conn, self._pgconn
         conn._check_connection_ok()
         pgconn.enter_pipeline_mode()
+        before = conn._begin.send(conn)
         refused: psycopg.Error | None = None
-        pgconn.send_query_params(conn._get_tx_start_command(), None)
         try:
             if prep is Prepare.NO:
                 self._execute_send(pgq, force_extended=True, binary=binary)
@@ -116,6 +117,8 @@ class Cursor(psycopg.Cursor[Row]):
         key = conn._prepared.maybe_add_to_cache(pgq, prep, name) if not refused else None
 
         begun = yield from generators.execute(pgconn)
+        for _ in range(before - 1):
+            begun += yield from generators.fetch_many(pgconn)
         results = [] if refused else (yield from generators.fetch_many(pgconn))
         try:
             yield from generators.fetch_many(pgconn)  # the Sync
@@ -125,6 +128,10 @@ class Cursor(psycopg.Cursor[Row]):
             raise
         pgconn.exit_pipeline_mode()
 
+        if conn._begin.was_lost(begun):
+            # Nothing was executed: once more, with a BEGIN that need not be prepared.
+            yield from self._send_with_begin_gen(pgq, prep, name, binary)
+            return
         if refused is not None:
             raise refused
         self._raise_fatal(begun)
@@ -137,6 +144,50 @@ class Cursor(psycopg.Cursor[Row]):
         for result in results:
             if result.status == FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result, encoding=self._pgconn._encoding)
+
+
+class PreparedBegin:
+    """BEGIN as a prepared statement of one connection: the server need not parse it again.
+
+    It is used only where psycopg may prepare statements, and given up for the connection as
+    soon as the server does not know it: a pooler is in between, or somebody discarded it.
+    """
+
+    __slots__ = ("_command", "_usable")
+
+    _NAME = b"_geventpg_begin"
+
+    def __init__(self) -> None:
+        self._command: bytes | None = None
+        self._usable = True
+
+    def send(self, conn: Connection[Any]) -> int:
+        """Queue BEGIN in pipeline mode; return how many commands that took."""
+        pgconn, command = conn.pgconn, conn._get_tx_start_command()
+        if command == self._command:
+            pgconn.send_query_prepared(self._NAME, None)
+            return 1
+        if self._command is None and self._usable and conn.prepare_threshold is not None:
+            self._command = command
+            pgconn.send_prepare(self._NAME, command)
+            pgconn.send_query_prepared(self._NAME, None)
+            return 2
+        pgconn.send_query_params(command, None)
+        return 1
+
+    def forget(self) -> None:
+        """All prepared statements of the connection were deallocated."""
+        self._command = None
+
+    def was_lost(self, results: list[pq.abc.PGresult]) -> bool:
+        """Tell whether BEGIN failed because it was not prepared, or was already."""
+        if self._command is None or results[-1].status == COMMAND_OK:
+            return False
+        states = {result.error_field(pq.DiagnosticField.SQLSTATE) for result in results}
+        if not states & {b"26000", b"42P05"}:
+            return False
+        self._command, self._usable = None, False
+        return True
 
 
 class _CopyWriter(LibpqWriter):
