@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geventpg.errors import NotConfigured, OptionError
-from geventpg.options import check_options, from_environment
+from geventpg.options import OPTIONS, from_environment
 
 MAX_SIZE = 20
 """Default ``max_size`` of a worker's pool, however many greenlets it has.
@@ -54,7 +54,9 @@ def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
             "no conninfo: set geventpg = {'conninfo': 'host=... dbname=...'} in the Celery"
             " config (CELERY_GEVENTPG with Django's namespace) or GEVENTPG_CONNINFO"
         )
-    check_options({k: v for k, v in options.items() if k in ("min_size", "max_size")})
+    for size in ("min_size", "max_size"):
+        if size in options:
+            OPTIONS[size].check(size, options[size])
     _fill_in_sizes(options, kind, concurrency)
     return Settings(kind, concurrency, conninfo, options)
 

@@ -158,7 +158,12 @@ def check_options(options: Mapping[str, Any], *, known: Iterable[str] = OPTIONS)
         OPTIONS[name].check(name, value)
     min_size = options.get("min_size", 4)
     max_size = options.get("max_size")
-    check_sizes(min_size, max_size if max_size is not None else min_size)
+    try:
+        check_sizes(min_size, max_size if max_size is not None else min_size)
+    except OptionError as error:
+        if "min_size" in options:
+            raise
+        raise OptionError(f"{error} (min_size is 4 unless given)") from None
 
 
 def check_sizes(min_size: int, max_size: int) -> None:

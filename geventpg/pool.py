@@ -345,7 +345,8 @@ class Pool(PoolState[CT]):
         if slot is None or slot.state is not _IN_USE:
             if slot is not None:
                 self._out[conn] = slot
-            self._check_pool_putconn(conn)
+            if slot is None and not any(idle.conn is conn for idle in self._idle):
+                self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
         if (
             self._plain_return

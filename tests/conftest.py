@@ -23,7 +23,7 @@ from tests.support.invariants import PoolTracker, check_server
 from tests.support.redis import RedisServer
 from tests.support.server import ExternalServer, Server
 
-SEED = os.environ.get("GEVENTPG_SEED") or str(secrets.randbelow(10**9))
+SEED = os.environ.get("GEVENTPG_TEST_SEED") or str(secrets.randbelow(10**9))
 EXTERNAL_DSN = os.environ.get("GEVENTPG_TEST_DSN")
 SKIPS_ARE_FAILURES = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -47,7 +47,7 @@ def pytest_runtest_makereport(
     if call.when == "call":
         item.stash[_call_report] = report
     if report.failed and "rng" in getattr(item, "fixturenames", ()):
-        report.sections.append(("seed", f"repeat it with GEVENTPG_SEED={SEED}"))
+        report.sections.append(("seed", f"repeat it with GEVENTPG_TEST_SEED={SEED}"))
     _fail_if_skipped(report)
     return report
 
@@ -115,7 +115,7 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Return a generator seeded by GEVENTPG_SEED (else a fresh seed) and the test's own name."""
+    """Return a generator seeded by GEVENTPG_TEST_SEED (or afresh) and the test's own name."""
     return random.Random(f"{SEED}:{request.node.nodeid}")
 
 

@@ -24,7 +24,7 @@ def run_tests(tmp_path):
         file = tmp_path / "test_inner.py"
         file.write_text("import pytest, gevent, gevent.event, time\n" + textwrap.dedent(source))
         options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-        environment = {k: v for k, v in os.environ.items() if k not in ("CI", "GEVENTPG_SEED")}
+        environment = {k: v for k, v in os.environ.items() if k not in ("CI", "GEVENTPG_TEST_SEED")}
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-c", "pyproject.toml", *options, str(file)],
             cwd=ROOT,
@@ -91,8 +91,8 @@ def test_a_skipped_module_is_a_failure_in_ci(run_tests):
 
 def test_the_seed_is_told_when_a_random_test_fails_and_repeats_it(run_tests):
     source = "def test_random(rng):\n    number = rng.random()\n    assert number < 0"
-    first, second = (run_tests(source, GEVENTPG_SEED="7").stdout for _ in range(2))
-    assert "GEVENTPG_SEED=7" in first
+    first, second = (run_tests(source, GEVENTPG_TEST_SEED="7").stdout for _ in range(2))
+    assert "GEVENTPG_TEST_SEED=7" in first
     numbers = [line for line in first.splitlines() if line.startswith("E")]
     assert numbers == [line for line in second.splitlines() if line.startswith("E")]
 
