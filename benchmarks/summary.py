@@ -38,7 +38,7 @@ def figure(samples: Samples, cell: Cell, peer: str, metric: str) -> Figure | Non
     ratios = [
         value / stock[number][metric]
         for number, value in by_round.items()
-        if number in stock and stock[number][metric]
+        if number in stock and stock[number].get(metric)
     ]
     values = tuple(by_round.values())
     return Figure(

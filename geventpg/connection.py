@@ -317,9 +317,11 @@ class Connection(BindableConnection[Row]):
 
     # -- transactions: BEGIN with the first statement, a short way to COMMIT ----------------
 
-    def _start_query(self) -> PQGen[None]:
-        if not self._defer_begin:
-            yield from super()._start_query()
+    def _start_query(self) -> Any:
+        # psycopg iterates over it; nothing to iterate over is cheaper than a generator.
+        if self._autocommit or self._defer_begin:
+            return ()
+        return super()._start_query()
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         yield from super()._deallocate(name)

@@ -98,7 +98,8 @@ class Pool(PoolState[CT]):
         if not self._closed:
             return
         self._check_open()
-        self._hub, self._thread = hub.current_hub(), get_ident()
+        if hub.current_hub() is not self._hub:
+            self._start_afresh()  # made in one thread, opened in another: it lives here
         self._closed = False
         self._opened = True
         open_pools.add(self)

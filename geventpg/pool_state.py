@@ -116,6 +116,7 @@ class PoolState(ConnectionPool[CT]):
 
     def _start_afresh(self) -> None:
         """Make an empty engine: at first, and in a child process after a fork."""
+        self._hub, self._thread = hub.current_hub(), get_ident()
         self._bag: Bag = Bag()
         self._idle, self._out = self._bag.idle, self._bag.out
         self._waiting = WaitQueue(self._timed_out)
@@ -124,7 +125,6 @@ class PoolState(ConnectionPool[CT]):
         self._connector = Connector(this)
         self._recycler = Recycler(this)
         self._watchdog = Watchdog(this)
-        self._hub, self._thread = hub.current_hub(), get_ident()
         # Set by the registry: takes back what ended raw greenlets still hold.
         self._reclaim: Callable[[], bool] | None = None
         # Open, but not at work: nothing was asked of it since a fork.

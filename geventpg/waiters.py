@@ -24,8 +24,8 @@ class Waiter(hub.Parked):
 
     __slots__ = ("deadline",)
 
-    def __init__(self, deadline: float) -> None:
-        super().__init__()
+    def __init__(self, deadline: float, owner: Any) -> None:
+        super().__init__(owner)
         self.deadline = deadline
 
 
@@ -34,6 +34,7 @@ class WaitQueue:
 
     def __init__(self, timed_out: Callable[[], BaseException]) -> None:
         self._timed_out = timed_out
+        self._hub = hub.current_hub()
         self._queue: OrderedDict[Waiter, None] = OrderedDict()
         reference = weakref.ref(self)
 
@@ -55,7 +56,7 @@ class WaitQueue:
 
     def join(self, deadline: float) -> Waiter:
         """Queue up the current greenlet. Does not switch."""
-        waiter = Waiter(deadline)
+        waiter = Waiter(deadline, self._hub)
         if not self._queue:
             self._in_order = True
             self._timer.keep_alive(True)

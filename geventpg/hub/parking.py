@@ -27,11 +27,12 @@ class Parked:
     been handed over already: the interrupted greenlet must pass that on.
     """
 
-    __slots__ = ("_greenlet", "_hub", "error", "value")
+    __slots__ = ("_callback", "_greenlet", "_hub", "error", "value")
 
-    def __init__(self) -> None:
-        self._hub = gevent.hub.get_hub()
+    def __init__(self, hub: gevent.hub.Hub | None = None) -> None:
+        self._hub = gevent.hub.get_hub() if hub is None else hub
         self._greenlet: greenlet | None = getcurrent()
+        self._callback: Any = None
         self.value: Any = None
         self.error: BaseException | None = None
         if self._greenlet is self._hub:
@@ -46,33 +47,29 @@ class Parked:
                 switch()
         finally:
             self._greenlet = None
+            if self._callback is not None:
+                self._callback.stop()  # it must not wake us out of something else
         if self.error is not None:
             raise self.error
         return self.value
 
     def hand(self, value: Any) -> bool:
         """Hand *value* over. Do not switch. Return ``False`` if nobody waits any more."""
-        if self._greenlet is None or self._greenlet.dead or self._settled():
+        waiting = self._greenlet
+        if waiting is None or waiting.dead or self._callback is not None:
             return False
         self.value = value
-        self._hub.loop.run_callback(self._wake)
+        self._callback = self._hub.loop.run_callback(waiting.switch)
         return True
 
     def fail(self, error: BaseException) -> bool:
         """Make `wait` raise *error*. Do not switch. Return ``False`` if nobody waits."""
-        if self._greenlet is None or self._greenlet.dead or self._settled():
+        waiting = self._greenlet
+        if waiting is None or waiting.dead or self._callback is not None:
             return False
         self.error = error
-        self._hub.loop.run_callback(self._wake)
+        self._callback = self._hub.loop.run_callback(waiting.switch)
         return True
-
-    def _settled(self) -> bool:
-        return self.value is not None or self.error is not None
-
-    def _wake(self) -> None:
-        # It may have been killed, and be elsewhere, since.
-        if self._greenlet is not None:
-            self._greenlet.switch()
 
 
 class HubLock:

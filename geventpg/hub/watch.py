@@ -25,6 +25,8 @@ from .core import DeadlineReached, check_can_wait
 
 RV = TypeVar("RV")
 
+Greenlet = gevent.Greenlet
+
 READ = 1
 WRITE = 2
 
@@ -42,7 +44,7 @@ def switcher(current: greenlet) -> Callable[..., Any]:
     An error that ends a raw greenlet comes out of the switch to it, in the callback, and
     libev's wrapper would stop the watcher for it. (gevent's own class lets none out.)
     """
-    if current.__class__ is gevent.Greenlet:
+    if current.__class__ is Greenlet:
         return current.switch  # type: ignore[no-any-return]
 
     def switch(*value: Any) -> None:
@@ -111,7 +113,9 @@ class Watch:
                     if self.paused:
                         self.resume()
                     self._parked = current
-                    read.callback = switcher(current)
+                    read.callback = (
+                        current.switch if current.__class__ is Greenlet else switcher(current)
+                    )
                     read.ref = True
                     try:
                         # Parked: anything can happen to the connection or to us here.
