@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +174,16 @@ class Connector:
             logger.info("growing pool %r to %s", self._pool.name, self._pool._bag.size)
         greenlet = hub.spawn(self._run, job)
         self._jobs[greenlet] = job
-        # A link and not a `finally`: a greenlet killed before it ran executes no code.
-        greenlet.rawlink(lambda ended: self._ended(ended, job))
+        # A link and not a `finally`: a greenlet killed before it ran executes no code. It is
+        # called a round of the hub later and must not keep the pool alive until then.
+        reference = weakref.ref(self)
+
+        def ended(greenlet: Any) -> None:
+            connector = reference()
+            if connector is not None:
+                connector._ended(greenlet, job)
+
+        greenlet.rawlink(ended)
 
     def _run(self, job: _Job) -> None:
         pool = self._pool
