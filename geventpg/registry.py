@@ -175,11 +175,6 @@ def open_pools() -> dict[str, ConnectionPool[Any]]:
     return {name: pool for name, pool in _pools.items() if not pool.closed}
 
 
-def configured(name: str = "default") -> bool:
-    """Tell whether `configure` was called for *name*, or the environment configures it."""
-    return name in _configs or (name == "default" and "GEVENTPG_CONNINFO" in os.environ)
-
-
 def _config(name: str) -> _Config:
     config = _configs.get(name)
     if config is None and name == "default" and "GEVENTPG_CONNINFO" in os.environ:
