@@ -6,10 +6,12 @@ RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+MINUTES ?= 30
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test soak check format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -19,6 +21,9 @@ demo: $(VENV)/.installed-demo ## the same workload on three kinds of connections
 
 test: $(VENV)/.installed-test ## run the tests against a real PostgreSQL (PYTEST_ARGS="-k name")
 	$(RUN) -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed-test ## run the long form of the chaos suite again and again (MINUTES=30)
+	$(RUN) -m tests.chaos --minutes $(MINUTES) $(SOAK_ARGS)
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(VENV)/bin/ruff check .

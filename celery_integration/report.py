@@ -9,7 +9,9 @@ import psycopg
 from billiard import process
 
 from geventpg import ConnectRejected, Pool, registry
+from geventpg.discretion import discreet
 from geventpg.faults import Fault, classify
+from geventpg.options import check_conninfo
 
 from .settings import Settings
 
@@ -66,18 +68,20 @@ def start_up(settings: Settings) -> list[Line]:
     return lines
 
 
+@discreet
 def _connect_once(pool: Any) -> None:
     """Learn at once why the server refuses, where the stock pool would only be late.
 
     Raise `ConnectRejected` or ``psycopg.OperationalError``.
     """
     conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
+    check_conninfo(conninfo)
     kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
     try:
         psycopg.connect(conninfo, **{**(kwargs or {}), "connect_timeout": round(_TIMEOUT)}).close()
     except psycopg.OperationalError as error:
         if classify(error) is Fault.REJECTED:
-            raise ConnectRejected(f"the server refuses connections: {error}") from error
+            raise ConnectRejected(f"connections are refused: {error}") from error
         raise
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from geventpg.discretion import discreet
 from geventpg.errors import NotConfigured, OptionError
 from geventpg.options import OPTIONS, from_environment
 
@@ -41,6 +42,7 @@ class Settings:
         return f"<Settings {self.kind} concurrency={self.concurrency}>"
 
 
+@discreet
 def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
     """Read ``geventpg`` from the app's config, or the environment; fill in the defaults.
 

@@ -2,20 +2,24 @@
 
 from .connection import Connection
 from .errors import (
+    CommitUnknown,
     ConnectRejected,
     NotConfigured,
     OptionError,
     PoolClosed,
     PoolTimeout,
+    StaleStatement,
     TooManyRequests,
     WrongHub,
 )
 from .pool import Pool
 from .registry import close_all, configure, get_conn, get_pool, release_conn
+from .transactions import retry, run_in_transaction, transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CommitUnknown",
     "ConnectRejected",
     "Connection",
     "NotConfigured",
@@ -23,6 +27,7 @@ __all__ = [
     "Pool",
     "PoolClosed",
     "PoolTimeout",
+    "StaleStatement",
     "TooManyRequests",
     "WrongHub",
     "close_all",
@@ -30,4 +35,7 @@ __all__ = [
     "get_conn",
     "get_pool",
     "release_conn",
+    "retry",
+    "run_in_transaction",
+    "transaction",
 ]

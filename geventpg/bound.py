@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
-from psycopg.abc import PQGen
+from psycopg.abc import ConnParam, PQGen
 from psycopg.rows import Row
 
 from .healing import heal_blocking
+from .options import check_parameters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,6 +38,12 @@ class BindableConnection(psycopg.Connection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
 
     _binding: Binding | None = None
+
+    @classmethod
+    def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:
+        # Here and not where pools are configured: callables return such values too.
+        check_parameters({"conninfo": conninfo, **kwargs})
+        return super()._get_connection_params(conninfo, **kwargs)
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         """Wait as psycopg does, without gevent; no interruption leaves a statement running.

@@ -10,22 +10,27 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
 
 import psycopg
-from psycopg import errors, generators, pq
+from psycopg import errors, generators, postgres, pq
 from psycopg._capabilities import capabilities
-from psycopg.abc import ConnParam, PQGen, PQGenConn
+from psycopg.abc import ConnDict, ConnParam, PQGen, PQGenConn
+from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import timeout_from_conninfo
 from psycopg.rows import Row, RowFactory, tuple_row
 
 from . import hub
+from .adaptation import ConnectionAdapters
 from .bound import BindableConnection
 from .cursor import Cursor, PreparedBegin
+from .discretion import discreet, hide_secrets
 from .healing import heal
+from .options import check_conninfo
+from .prepared import find_pooler_gen
 from .resolve import resolve_hosts
 
 if TYPE_CHECKING:
@@ -37,7 +42,9 @@ RV = TypeVar("RV")
 
 ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
+INTRANS = pq.TransactionStatus.INTRANS
 BAD = pq.ConnStatus.BAD
+READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 
 KEEPALIVE_DEFAULTS: dict[str, int] = {
     "keepalives_idle": 30,
@@ -51,10 +58,14 @@ instead of the kernel's two hours. A `service` file is left alone."""
 
 
 class _Budget(hub.GreenletLocal):  # type: ignore[misc]
-    """The deadline of the connect() running in this greenlet and the addresses left to try."""
+    """The deadline of the connect() running in this greenlet and the addresses left to try.
+
+    *patience* (s) is the time for it if the user gives none.
+    """
 
     deadline: float | None = None
     attempts: int = 1
+    patience: float | None = None
 
 
 _budget = _Budget()
@@ -90,10 +101,16 @@ class Connection(BindableConnection[Row]):
         """Start waiting on this thread's hub; used for connections made by other classes too."""
         self.lock = cast(Any, hub.HubLock())
         self._on_idle_readable: Callable[[Any], None] | None = None
+        self._on_read_only: Callable[[Any], None] | None = None
+        """Told of a write that the server refused because it is read-only."""
+        self._wants_writes: bool | None = None
+        self._on_stale: Callable[[bytes], None] | None = None
+        """Told of a statement whose prepared form went stale."""
+        self._pooled: bool | None = None
+        """Whether a pooler is in between, ``None`` until somebody had to know."""
         self._checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
-        self._defer_begin = False
         self._begin = PreparedBegin()
         self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
 
@@ -107,21 +124,36 @@ class Connection(BindableConnection[Row]):
             watch.at_home(_let_go, watch, self.pgconn)
         super().__del__(*args)
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would own the same socket.
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """The adapters of this connection; cursors made later use them too."""
+        adapters = self._adapters
+        if adapters.__class__ is not ConnectionAdapters:
+            adapters = self._adapters = ConnectionAdapters(adapters or postgres.adapters)
+        return adapters
+
     # -- connecting -----------------------------------------------------------------------
 
     @classmethod
+    @discreet
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         """Connect to the server and return a new connection; arguments as in psycopg.
 
         Block this greenlet only, for ``connect_timeout`` seconds at most (2 at least, 130 by
         default, as in psycopg). That one deadline covers resolving names and all hosts and
         addresses: they are tried in turn, each with an equal share of the time left. Raise
-        ``psycopg.OperationalError``, of which ``ConnectionTimeout`` is a subclass. A kill or
-        time-out closes the half-open socket.
+        ``psycopg.OperationalError``, of which ``ConnectionTimeout`` is a subclass, or
+        `OptionError` for a *conninfo* that libpq does not understand. A kill or time-out closes
+        the half-open socket. No exception has a secret in its text or in our frames.
         """
+        check_conninfo(conninfo)
         arguments = {name: kwargs.pop(name) for name in _CONNECT_ARGUMENTS if name in kwargs}
         params = cls._get_connection_params(conninfo, **kwargs)
-        deadline = monotonic() + timeout_from_conninfo(params)
+        deadline = monotonic() + _time_to_connect(params)
         params, attempts = resolve_hosts(params, deadline)
         if params.get("target_session_attrs") == "prefer-standby":
             attempts *= 2  # psycopg goes through the list a second time
@@ -152,6 +184,9 @@ class Connection(BindableConnection[Row]):
             pgconn = hub.drive_connecting(generators.connect(conninfo), now + share)
         except hub.DeadlineReached:
             raise errors.ConnectionTimeout("connection timeout expired") from None
+        except errors.Error as error:
+            hide_secrets(error)
+            raise
         yield from ()
         return cls(pgconn)
 
@@ -176,9 +211,11 @@ class Connection(BindableConnection[Row]):
             return self._watch.drive_until(gen, monotonic() + timeout)
         except hub.DeadlineReached:
             raise errors._WaitTimeout("wait timeout expired") from None
-        except errors.Error:
+        except errors.Error as error:
             if self.pgconn.status == BAD:
                 self._watch.stop()
+            elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
+                self._on_read_only(self)
             elif getattr(gen, "gi_frame", None) is not None:
                 self._interrupted(gen)  # thrown in, not raised by the generator
             raise
@@ -278,6 +315,9 @@ class Connection(BindableConnection[Row]):
                 for _ in range(2):
                     pgconn.consume_input()
                     pgconn.is_busy()  # makes libpq parse it
+                # To where `notifies` looks; a user's handlers are not to be called in the hub.
+                while not self._notify_handlers and (notification := pgconn.notifies()):
+                    cast(Any, pgconn.notify_handler)(notification)
         except errors.Error:
             pass
         if pgconn.status == BAD:
@@ -319,9 +359,33 @@ class Connection(BindableConnection[Row]):
 
     def _start_query(self) -> Any:
         # psycopg iterates over it; nothing to iterate over is cheaper than a generator.
-        if self._autocommit or self._defer_begin:
+        if self._autocommit:
             return ()
         return super()._start_query()
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Switch the connection to pipeline mode for a block, as psycopg does."""
+        if self._pipeline is None:
+            with self.lock:
+                self._look_for_pooler()
+        with super().pipeline() as pipeline:
+            yield pipeline
+
+    @contextmanager
+    def _pipeline_nolock(self) -> Iterator[psycopg.Pipeline]:
+        self._look_for_pooler()
+        with super()._pipeline_nolock() as pipeline:
+            yield pipeline
+
+    def _look_for_pooler(self) -> None:
+        # In a pipeline it would be too late: what is prepared there is not known until its end.
+        if (
+            self._pooled is None
+            and self.prepare_threshold is not None
+            and self.pgconn.transaction_status in (IDLE, INTRANS)
+        ):
+            self.wait(find_pooler_gen(self))
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         yield from super()._deallocate(name)
@@ -352,6 +416,27 @@ _CONNECT_ARGUMENTS = (
     "row_factory",
     "cursor_factory",
 )
+
+
+@contextmanager
+def connecting_within(seconds: float) -> Iterator[None]:
+    """Make `Connection.connect` in this greenlet take *seconds* if the user says nothing."""
+    outer, _budget.patience = _budget.patience, seconds
+    try:
+        yield
+    finally:
+        _budget.patience = outer
+
+
+def _time_to_connect(params: ConnDict) -> float:
+    limit = timeout_from_conninfo(params)
+    said = "connect_timeout" in params or "service" in params
+    if said or _budget.patience is None or not _ENVIRONMENT.isdisjoint(os.environ):
+        return limit
+    return _budget.patience
+
+
+_ENVIRONMENT = frozenset({"PGCONNECT_TIMEOUT", "PGSERVICE"})
 
 
 def _probe_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:

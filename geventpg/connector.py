@@ -15,18 +15,24 @@ from __future__ import annotations
 import logging
 import random
 import weakref
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import gevent
 import psycopg
+from psycopg import errors
 from psycopg.pq import TransactionStatus
 from psycopg_pool.base import AttemptWithBackoff
 
 from . import hub
 from .adoption import adopt
+from .connection import connecting_within
+from .discretion import discreet
 from .errors import ConnectRejected
 from .faults import Fault, classify
 from .options import check_conninfo
+from .prepared import forget_stale
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -38,8 +44,20 @@ logger = logging.getLogger("psycopg.pool")
 MAX_DELAY = 30.0
 """Longest pause (s) between attempts while nobody waits for a connection."""
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds for an attempt to connect, all addresses together, where the user says nothing; and
+for the callables that return conninfo and kwargs.
+psycopg's 130 would leave a pool without connections for two minutes after an attempt that
+fell into a silent network, though the network works again."""
+
 HURRY = 0.25
 """Shortest pause (s) between attempts that new callers can bring about."""
+
+PATIENCE = 5.0
+"""How long (s) a secret that the program is asked for may be refused before callers fail.
+
+It may just have been changed: whoever tells it may know later than the server does.
+"""
 
 
 class Outage:
@@ -50,16 +68,19 @@ class Outage:
 
     def __init__(self, reconnect_timeout: float) -> None:
         self.reconnect_timeout = reconnect_timeout
-        self.failures = 0
         self.next_at = 0.0
+        self._refused_since: float | None = None
         self._last_at = 0.0
         self._delay = 0.0
         self._give_up_at: float | None = None
 
-    def failed(self, now: float, *, somebody_waits: bool) -> bool:
+    def failed(self, now: float, fault: Fault, *, somebody_waits: bool) -> bool:
         """Note a failed attempt; tell whether `reconnect_timeout` has passed (again)."""
-        self.failures += 1
         self._last_at = now
+        if fault is not Fault.REJECTED:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
         if self._give_up_at is not None and now >= self._give_up_at:
             gave_up, self._give_up_at = True, None
         else:
@@ -78,6 +99,10 @@ class Outage:
             # The last attempt of a series is made at its very end, but never a busy loop.
             self.next_at = max(min(self.next_at, self._give_up_at), now + HURRY / 5)
         return gave_up
+
+    def refused_for(self, now: float) -> float:
+        """Return for how long (s) the server has answered, and with nothing but a refusal."""
+        return 0.0 if self._refused_since is None else now - self._refused_since
 
     def hurry(self) -> None:
         """Somebody came to wait: bring the next attempt forward."""
@@ -190,14 +215,14 @@ class Connector:
         try:
             conn = self._open()
         except Exception as error:
-            self._release(job)
-            self._failed(error, classify(error))
+            if self._release(job):
+                self._failed(error, classify(error))
             return
         try:
             self._configure(conn)
         except Exception as error:
-            self._release(job)
-            self._failed(error, Fault.UNREACHABLE)
+            if self._release(job):
+                self._failed(error, Fault.UNREACHABLE)
             return
         outage, self.outage = self.outage, None
         job.settled = True
@@ -211,9 +236,7 @@ class Connector:
         pool._stats[pool._CONNECTIONS_NUM] += 1
         started = monotonic()
         try:
-            conninfo, kwargs = pool._resolve_conninfo(), pool._resolve_kwargs()
-            check_conninfo(conninfo)  # before libpq quotes parts of it
-            conn = adopt(pool._open_class.connect(conninfo, **kwargs))
+            conn = _connect(pool)
         except BaseException:
             pool._stats[pool._CONNECTIONS_ERRORS] += 1
             raise
@@ -221,6 +244,8 @@ class Connector:
         conn.cancel_timeout = pool.cancel_timeout
         if pool.prepare == "never":
             conn.prepare_threshold = None
+        elif pool.prepare == "always":
+            conn._pooled = False  # or one that knows prepared statements: nobody is asked
         return conn
 
     def _configure(self, conn: Connection[Any]) -> None:
@@ -248,16 +273,24 @@ class Connector:
         slot: Slot = Slot(conn, monotonic(), conn._expire_at)
         pool._bag.add(slot)
         conn._on_idle_readable = pool._watchdog.readable(slot)
+        pool._failover.watch(conn)
+        conn._on_stale = _spare_others(weakref.ref(pool))
         if replaces is not None and replaces.state is SlotState.IDLE:
             pool._evict(replaces, "it is replaced")
         pool._recycler.returned(slot)
         pool._watchdog.ring()
         logger.info("adding new connection to the pool")
 
-    def _release(self, job: _Job) -> None:
-        if not job.settled:
-            job.settled = True
-            self._pool._bag.connecting -= 1
+    def _release(self, job: _Job) -> bool:
+        """Give a reservation back; ``False`` if there is none, as in a copy in a forked child.
+
+        Such a copy may still run once before it is killed, and find its socket gone.
+        """
+        if job.settled:
+            return False
+        job.settled = True
+        self._pool._bag.connecting -= 1
+        return True
 
     def forget(self) -> None:
         """End the copies of the attempts in a forked child."""
@@ -276,13 +309,14 @@ class Connector:
 
     def _failed(self, error: Exception, fault: Fault) -> None:
         pool = self._pool
+        # Record first: a log handler may raise, or switch.
         self.last_error = error
-        logger.warning("error connecting in %r: %s", pool.name, error)
         if self.outage is None:
             self.outage = Outage(pool.reconnect_timeout)
-        gave_up = self.outage.failed(monotonic(), somebody_waits=bool(pool._waiting))
+        gave_up = self.outage.failed(monotonic(), fault, somebody_waits=bool(pool._waiting))
+        logger.warning("error connecting in %r: %s", pool.name, error)
         if fault is Fault.REJECTED and self._hopeless():
-            text = f"the server refuses connections of pool {pool.name!r}: {error}"
+            text = f"connections of pool {pool.name!r} are refused: {error}"
 
             def rejected() -> BaseException:
                 refusal = ConnectRejected(text)
@@ -311,9 +345,33 @@ class Connector:
         if self._pool._bag.size:
             return False
         asks_again = callable(self._pool.conninfo) or callable(self._pool.kwargs)
-        # A secret that is asked for anew each time may just have been rotated.
+        # Time decides and not the number of attempts: several may fail in the same moment.
         assert self.outage is not None
-        return not asks_again or self.outage.failures >= 3
+        return not asks_again or self.outage.refused_for(monotonic()) >= PATIENCE
+
+
+def _spare_others(reference: weakref.ref[Pool[Any]]) -> Callable[[bytes], None]:
+    def on_stale(query: bytes) -> None:
+        # A table changed. One has met it: the other connections need not.
+        pool = reference()
+        if pool is not None:
+            for slot in pool._bag:
+                forget_stale(slot.conn, query)
+
+    return on_stale
+
+
+@discreet
+def _connect(pool: Pool[Any]) -> Connection[Any]:
+    # Callables may ask somebody for a secret, who may never answer.
+    silent = errors.ConnectionTimeout(
+        f"the callables for conninfo and kwargs took more than {CONNECT_TIMEOUT:g} s"
+    )
+    with gevent.Timeout(CONNECT_TIMEOUT, silent):
+        conninfo, kwargs = pool._resolve_conninfo(), pool._resolve_kwargs()
+    check_conninfo(conninfo)  # before libpq quotes parts of it
+    with connecting_within(CONNECT_TIMEOUT):
+        return adopt(pool._open_class.connect(conninfo, **kwargs))
 
 
 __all__ = ["Connector", "Outage"]

@@ -11,27 +11,43 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 import psycopg
-from psycopg import generators, pq
+from psycopg import abc, generators, pq
+from psycopg._cursor_base import BaseCursor
 from psycopg._preparing import Prepare
+from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, _query2pg
 from psycopg.abc import PQGen, Query
+from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.copy import Copy, LibpqWriter, Writer
-from psycopg.rows import Row
+from psycopg.rows import Row, RowFactory
 
+from .adaptation import ConnectionAdapters, SharedAdapters
+from .errors import StaleStatement
 from .healing import heal
+from .prepared import find_pooler_gen, forget, is_unusable
 
 if TYPE_CHECKING:
-    from psycopg._queries import PostgresQuery
+    from psycopg._queries import PostgresQuery, QueryPart
 
     from .connection import Connection
 
+TEXT = pq.Format.TEXT
 ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
 COMMAND_OK = pq.ExecStatus.COMMAND_OK
+TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
+
+# All that psycopg's cursor keeps. One that keeps more is left to initialise itself.
+_KNOWN_FIELDS = set(BaseCursor.__slots__) == {
+    *("__weakref__", "_adapters", "_closed", "_conn", "_execmany_returning", "_iresult"),
+    *("_last_query", "_make_row", "_pgconn", "_pos", "_query", "_results", "_row_factory"),
+    *("_rowcount", "_statusmessage", "_tx", "arraysize", "format", "pgresult"),
+}
 
 # Statements that pipeline mode is certain to accept. COPY cannot run in it, and several
 # statements in one string need the simple protocol: they take psycopg's own path.
@@ -39,9 +55,45 @@ _PIPELINABLE = re.compile(rb"\s*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES
 
 
 class Cursor(psycopg.Cursor[Row]):
-    """psycopg's cursor; the first statement of a transaction takes BEGIN along."""
+    """psycopg's cursor; the first statement of a transaction takes BEGIN along.
+
+    What it does for every statement is shorter than in psycopg, with the same results: it
+    borrows the connection's adapters, and remembers how a statement's text is converted.
+    """
+
+    __slots__ = ()
 
     _conn: Connection[Any]
+
+    def __init__(
+        self, connection: Connection[Any], *, row_factory: RowFactory[Row] | None = None
+    ) -> None:
+        adapters = connection.adapters
+        if not _KNOWN_FIELDS or adapters.__class__ is not ConnectionAdapters:
+            super().__init__(connection, row_factory=cast(Any, row_factory))
+            return
+        self._conn = connection
+        self._pgconn = connection.pgconn
+        self._adapters = adapters.shared(connection)
+        self._row_factory = row_factory or connection.row_factory
+        self._last_query = self.pgresult = self._statusmessage = None
+        self._execmany_returning = self._query = None
+        self._results = []
+        self._pos = self._iresult = 0
+        self._rowcount = -1
+        self.arraysize = 1
+        self.format = TEXT
+        self._closed = False
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """The cursor's own adapters, made now if it used the connection's so far."""
+        adapters = self._adapters
+        if adapters.__class__ is SharedAdapters:
+            adapters = self._adapters = AdaptersMap(adapters)
+            adapters._register_loader_callback = partial(self._loaders_changed, ref(self))
+            self._last_query = None  # the next statement is to use them
+        return adapters
 
     def _execute_gen(
         self,
@@ -52,13 +104,103 @@ class Cursor(psycopg.Cursor[Row]):
         binary: bool | None = None,
     ) -> PQGen[None]:
         conn = self._conn
-        if (
-            conn._autocommit
-            or conn._pipeline is not None
-            or self._pgconn.transaction_status != IDLE
-        ):
+        if conn._pipeline is not None:
             return super()._execute_gen(query, params, prepare=prepare, binary=binary)
+        if conn._autocommit or self._pgconn.transaction_status != IDLE:
+            return self._plain_execute_gen(query, params, prepare, binary)
         return self._begin_execute_gen(query, params, prepare, binary)
+
+    def _plain_execute_gen(
+        self, query: Query, params: Any, prepare: bool | None, binary: bool | None
+    ) -> PQGen[None]:
+        # What psycopg does in five nested generators, for what is executed most often: a
+        # statement that needs no BEGIN, is prepared already and returns rows.
+        self._start(query)
+        prepared = self._conn._prepared
+        pgq = self._convert_query(query, params)
+        key = pgq.query, pgq.types
+        prep, name = Prepare.YES, prepared._names.get(key)
+        if name is None or prepare is False or prepared.prepare_threshold is None:
+            prep, name = prepared.get(pgq, prepare)
+        try:
+            if prep is not Prepare.YES:
+                yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            else:
+                self._send_query_prepared(name, pgq, binary=binary)
+                prepared._names.move_to_end(key)
+                results = yield from generators.execute(self._pgconn)
+                self._take(results)
+        except psycopg.Error as error:
+            if prep is Prepare.NO or not is_unusable(error):
+                raise
+            forget(self._conn, error, pgq)
+            if self._pgconn.transaction_status != IDLE:
+                # What the transaction did so far is lost: it can be run again as a whole.
+                raise StaleStatement(f"{error}; the transaction can be run again") from error
+            yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
+        self._last_query = query
+        if prepared._to_flush:
+            yield from prepared.maintain_gen(self._conn)
+
+    def _take(self, results: list[pq.abc.PGresult]) -> None:
+        """Do `_check_results` and `_set_results`, shorter for one result that has rows."""
+        if len(results) != 1 or results[0].status != TUPLES_OK:
+            self._check_results(results)
+            self._set_results(results)
+            return
+        self._results = results
+        result = self.pgresult = results[0]
+        self._tx.set_pgresult(result)
+        self._rowcount = result.ntuples
+        self._statusmessage = result.command_status
+        self._make_row = self._make_row_maker()
+
+    def _maybe_prepare_gen(
+        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        conn = self._conn
+        # Asked once, when a statement is about to be prepared: few connections get that far.
+        if (
+            conn._pooled is None
+            and conn._pipeline is None
+            and conn._prepared.get(pgq, prepare)[0] is Prepare.SHOULD
+        ):
+            yield from find_pooler_gen(conn)
+        yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+
+    def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
+        # The short cut is for what nearly every statement is: text with a tuple or a list.
+        if query.__class__ is str and (params.__class__ is tuple or params.__class__ is list):
+            text, formats, parts = _placeholders(query, self._pgconn._encoding)
+            if formats is not None and len(formats) == len(params):
+                tx = self._tx
+                pgq = self._query_cls(tx)
+                pgq.query, pgq._want_formats, pgq._parts = text, formats, parts
+                pgq.params = tx.dump_sequence(params, formats)
+                pgq.types = tx.types or ()
+                pgq.formats = tx.formats
+                return pgq
+        return super()._convert_query(query, params)
+
+    def _start(self, query: Query) -> None:
+        """Forget the last result; see to the transformer for the next statement."""
+        if self._closed:
+            raise psycopg.InterfaceError("the cursor is closed")
+        if (
+            self.pgresult is not None
+            or self._rowcount != -1
+            or self._results
+            or self._execmany_returning is not None
+        ):
+            self._reset()
+        last = self._last_query
+        if not last or last is not query:
+            self._last_query = None
+            adapters = self._adapters
+            # Shared adapters know their connection; a cursor's own do not.
+            self._tx = Transformer(
+                cast(Any, adapters if adapters.__class__ is SharedAdapters else self)
+            )
 
     @contextmanager
     def copy(
@@ -83,20 +225,26 @@ class Cursor(psycopg.Cursor[Row]):
         self, query: Query, params: Any, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
         conn = self._conn
-        conn._defer_begin = True
-        try:
-            yield from self._start_query(query)  # never waits: BEGIN is left out
-        finally:
-            conn._defer_begin = False
+        self._start(query)
         pgq = self._convert_query(query, params)
         prep, name = self._get_prepared(pgq, prepare)
-        if prep is Prepare.SHOULD or not _pipelinable(pgq.query, bool(pgq.params)):
+        try:
+            if prep is Prepare.SHOULD or not _pipelinable(pgq.query, bool(pgq.params)):
+                yield from conn._start_query()
+                yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            else:
+                yield from self._send_with_begin_gen(pgq, prep, name, binary)
+        except psycopg.Error as error:
+            if prep is Prepare.NO or not is_unusable(error):
+                raise
+            # The transaction did nothing else so far: begin it once more.
+            forget(self._conn, error, pgq)
+            yield from conn._exec_command(b"ROLLBACK")
             yield from conn._start_query()
-            yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
-        else:
-            yield from self._send_with_begin_gen(pgq, prep, name, binary)
+            yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
         self._last_query = query
-        yield from conn._prepared.maintain_gen(conn)
+        if conn._prepared._to_flush:
+            yield from conn._prepared.maintain_gen(conn)
 
     def _send_with_begin_gen(
         self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
@@ -137,8 +285,7 @@ class Cursor(psycopg.Cursor[Row]):
         self._raise_fatal(begun)
         if key is not None:
             conn._prepared.validate(key, prep, name, results)
-        self._check_results(results)
-        self._set_results(results)
+        self._take(results)
 
     def _raise_fatal(self, results: list[pq.abc.PGresult]) -> None:
         for result in results:
@@ -167,7 +314,13 @@ class PreparedBegin:
         if command == self._command:
             pgconn.send_query_prepared(self._NAME, None)
             return 1
-        if self._command is None and self._usable and conn.prepare_threshold is not None:
+        # Not before it is known that no pooler is in between: see `prepared`.
+        if (
+            self._command is None
+            and self._usable
+            and conn._pooled is False
+            and conn.prepare_threshold is not None
+        ):
             self._command = command
             pgconn.send_prepare(self._NAME, command)
             pgconn.send_query_prepared(self._NAME, None)
@@ -205,3 +358,18 @@ def _pipelinable(query: bytes, has_params: bool) -> bool:
     # With parameters psycopg uses the extended protocol anyway, which takes one statement and
     # gives "$1" a meaning; without, it must not make a difference.
     return has_params or not (b";" in query or b"$" in query)
+
+
+@lru_cache(maxsize=512)
+def _placeholders(
+    query: str, encoding: str
+) -> tuple[bytes, list[abc.PyFormat] | None, list[QueryPart]]:
+    """Return the statement as the server knows it and the format of each placeholder.
+
+    No formats means that it needs psycopg's own treatment: it has placeholders with names, or
+    is too long to be remembered.
+    """
+    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
+        return b"", None, []
+    text, formats, order, parts = _query2pg(query.encode(encoding), encoding)
+    return text, None if order else formats, parts

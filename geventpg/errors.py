@@ -11,11 +11,13 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 __all__ = [
+    "CommitUnknown",
     "ConnectRejected",
     "NotConfigured",
     "OptionError",
     "PoolClosed",
     "PoolTimeout",
+    "StaleStatement",
     "TooManyRequests",
     "WrongHub",
 ]
@@ -35,10 +37,12 @@ class NotConfigured(psycopg.ProgrammingError):
 
 
 class ConnectRejected(PoolTimeout):
-    """The server refuses this pool's connections and waiting would not help.
+    """The server refuses this pool's connections, or TLS does; waiting would not help.
 
-    Wrong password, unknown role or database, no matching ``pg_hba.conf`` line: the acquire
-    fails with the server's own words at once instead of at its deadline. It derives from
+    Wrong password, unknown role or database, no matching ``pg_hba.conf`` line, a server
+    certificate that is expired, of an unknown authority or for another name, a client
+    certificate that is missing or not accepted: the acquire fails with the server's or libpq's
+    own words at once instead of at its deadline. It derives from
     ``PoolTimeout``, which is what psycopg_pool raises (later) in the same situation; the
     original error is its ``__cause__``.
     """
@@ -49,4 +53,22 @@ class WrongHub(psycopg.InterfaceError):
 
     A gevent hub belongs to one thread. Waiting for another thread's sockets on it would
     never return, so this is raised instead.
+    """
+
+
+class CommitUnknown(psycopg.OperationalError):
+    """The connection was lost while COMMIT was under way, and nobody can tell the outcome.
+
+    The transaction is either committed as a whole or not at all. It is never repeated by
+    itself: whoever does must know that doing it twice is harmless. The error that ended the
+    connection is the ``__cause__``.
+    """
+
+
+class StaleStatement(psycopg.OperationalError):
+    """A prepared statement was lost or went stale inside a transaction, which failed with it.
+
+    Outside one the statement is executed again by itself, and so is a transaction's first.
+    Run the transaction again as a whole; `run_in_transaction` does. The server's error is the
+    ``__cause__``.
     """

@@ -17,7 +17,8 @@ class Fault(enum.Enum):
     """Why a connection attempt failed, as far as the pool's reaction depends on it."""
 
     REJECTED = "rejected"
-    """The server says no to these credentials or this database: waiting will not help."""
+    """The server says no to these credentials or this database, or TLS says no to one of the
+    two: waiting will not help."""
 
     BUSY = "busy"
     """The server has no room (53300): back-pressure, the connections it gave still work."""
@@ -35,6 +36,19 @@ _REJECTED_TEXT = re.compile(
     r"password authentication failed|authentication failed for user|no pg_hba\.conf entry"
     r"|no password supplied|(?:role|database) \"[^\"]*\" does not exist"
     r"|certificate authentication failed|pg_hba\.conf rejects connection"
+)
+# TLS has its say before the server knows who asks; a certificate, name or file does not become
+# right by waiting. "unexpected eof" and the like are not here: that is a network that fails.
+_UNTRUSTED_TEXT = re.compile(
+    r"certificate verify failed|does not match host name|does not support SSL, but SSL was required"
+    r"|host name must be specified for a verified SSL|could not get server's host name from"
+    r"|root certificate file \"[^\"]*\" does not exist|could not read root certificate file"
+    r"|requires a valid client certificate|certificate present, but not private key file"
+    r"|could not (?:read|load|open) (?:private key|certificate) file|private key file \"[^\"]*\""
+    r"|could not initialize path for crl|invalid SSL protocol version range"
+    r"|SSL error: .*alert (?:unknown ca|bad certificate|certificate \w+|handshake failure)"
+    r"|SSL error: .*(?:wrong version number|unsupported protocol|no shared cipher)"
+    r"|channel binding (?:is )?required"
 )
 _BUSY_TEXT = re.compile(
     r"too many clients already|remaining connection slots are reserved"
@@ -56,7 +70,7 @@ def classify(error: BaseException) -> Fault:
     text = str(error)
     if _BUSY_TEXT.search(text):
         return Fault.BUSY
-    if _REJECTED_TEXT.search(text):
+    if _REJECTED_TEXT.search(text) or _UNTRUSTED_TEXT.search(text):
         return Fault.REJECTED
     if error.pgconn is not None and error.pgconn.needs_password:
         return Fault.REJECTED

@@ -11,12 +11,14 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from .discretion import discreet
 from .errors import OptionError
 
 ENVIRONMENT_PREFIX = "GEVENTPG_"
@@ -81,17 +83,20 @@ def _connection_class(name: str, value: Any) -> None:
     # Generic aliases (Connection[MyRow]) are callable but not types.
     origin = getattr(value, "__origin__", value)
     if not (isinstance(origin, type) and issubclass(origin, psycopg.Connection)):
-        raise OptionError(f"{name} must be a subclass of psycopg.Connection, not {value!r}")
+        shown = value.__name__ if isinstance(value, type) else _type(value)
+        raise OptionError(f"{name} must be a subclass of psycopg.Connection, not {shown}")
 
 
 def _kwargs(name: str, value: Any) -> None:
     if value is not None and not callable(value) and not isinstance(value, Mapping):
         raise OptionError(f"{name} must be a dict or a callable, not {_type(value)}")
+    if isinstance(value, Mapping):
+        check_parameters(value)
 
 
 def _prepare(name: str, value: Any) -> None:
     if value not in PREPARE_MODES:
-        raise OptionError(f"{name} must be one of {', '.join(PREPARE_MODES)}, not {value!r}")
+        raise OptionError(f"{name} must be one of {', '.join(PREPARE_MODES)}")
 
 
 def _parse_bool(text: str) -> bool:
@@ -100,7 +105,7 @@ def _parse_bool(text: str) -> bool:
         return True
     if lowered in ("0", "false", "no", "off"):
         return False
-    raise ValueError(f"{text!r} is neither true nor false")
+    raise ValueError("neither true nor false")
 
 
 _OPTIONS: tuple[Option, ...] = (
@@ -146,6 +151,7 @@ GEVENTPG_ONLY = frozenset(
 """Options that stock psycopg_pool does not have."""
 
 
+@discreet
 def check_options(options: Mapping[str, Any], *, known: Iterable[str] = OPTIONS) -> None:
     """Raise `OptionError` naming the first option that is unknown, mistyped or impossible.
 
@@ -176,6 +182,7 @@ def check_sizes(min_size: int, max_size: int) -> None:
         raise OptionError("if min_size is 0 max_size must be greater than 0")
 
 
+@discreet
 def check_conninfo(conninfo: Any) -> None:
     """Raise `OptionError` unless *conninfo* is a callable or a string libpq understands.
 
@@ -185,21 +192,49 @@ def check_conninfo(conninfo: Any) -> None:
         return
     if not isinstance(conninfo, str):
         raise OptionError(f"conninfo must be a string or a callable, not {_type(conninfo)}")
+    _check_text("conninfo", conninfo)
     try:
         params = conninfo_to_dict(conninfo)
     except psycopg.Error as error:
-        detail = _safe_conninfo_error(str(error))
+        detail = _safe_conninfo_error(conninfo, str(error))
+    except UnicodeError:
+        detail = ": a percent-encoded value is not UTF-8"
     else:
-        if "@" in str(params.get("host") or "")[1:]:
-            # Part of a password, most likely: it would be shown as the host in every error.
-            raise OptionError("conninfo: the host contains '@'; write '@' in a password as %40")
-        return
+        mistake = _misread(conninfo, params)
+        if mistake is None:
+            return
+        # Parts of a password, most likely, that would be shown as host, port or dbname.
+        raise OptionError(f"conninfo: {mistake}")
     raise OptionError(
         f"conninfo is not a valid PostgreSQL connection string{detail}; expected something like"
         " 'host=db.example dbname=app user=app' or 'postgresql://app@db.example/app'"
     )
 
 
+@discreet
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Raise `OptionError` naming the first connection parameter that libpq would not get whole.
+
+    psycopg hands libpq one string, which ends at the first NUL: whatever comes after it, such as
+    ``sslmode``, would silently not apply.
+    """
+    for name, value in parameters.items():
+        if not name.isidentifier():
+            # psycopg writes names as they are: "dbname=x host" would be two parameters.
+            raise OptionError(f"{name!r} is not the name of a connection parameter")
+        if isinstance(value, str):
+            _check_text(name, value)
+
+
+def _check_text(name: str, value: str) -> None:
+    if "\0" in value:
+        raise OptionError(f"{name} contains a NUL character")
+    # Not by trying: Python's own error would hold the value.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise OptionError(f"{name} contains characters that are not valid Unicode")
+
+
+@discreet
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Read pool options from ``GEVENTPG_*`` variables, ``GEVENTPG_CONNINFO`` excepted.
 
@@ -219,12 +254,23 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             raise OptionError(
                 f"unknown environment variable {variable}{_suggest(name, list(readable))}"
             )
-        try:
+        with suppress(ValueError):
             options[name] = parse(text)
-        except ValueError:
-            raise OptionError(f"environment variable {variable}: bad value {text!r}") from None
+            continue
+        # Not quoted, as it may be the value of another variable, and raised outside of an
+        # exception handler, as Python's own error quotes it.
+        raise OptionError(
+            f"environment variable {variable}: bad value, expected {_EXPECTED[parse]}"
+        )
     return options
 
+
+_EXPECTED: Mapping[Callable[[str], Any], str] = {
+    int: "an integer",
+    float: "a number of seconds",
+    str: "text",
+    _parse_bool: "true or false",
+}
 
 # GEVENTPG_TEST_* and GEVENTPG_DEMO_* belong to the test-suite and the demo.
 _NOT_OPTIONS = ("test_", "demo_")
@@ -240,7 +286,30 @@ def _suggest(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(names))})"
 
 
-def _safe_conninfo_error(text: str) -> str:
-    # Only the name of an unknown parameter is certain not to be a secret.
+def _safe_conninfo_error(conninfo: str, text: str) -> str:
+    # The name of an unknown parameter helps, but it may be what follows a space in a password,
+    # or all that there is: a token in place of a connection string.
     match = re.search(r'invalid (?:connection option|URI query parameter:?) "(\w+)"', text)
-    return f": {match[0]}" if match else ""
+    if match is None:
+        return ""
+    before = conninfo.partition("://")[2] or conninfo
+    before = before.partition(match[1])[0].lower()
+    return f": {match[0]}" if "=" in before and not _MAY_PRECEDE_SECRETS.search(before) else ""
+
+
+_MAY_PRECEDE_SECRETS = re.compile(r"pass|secret|key|[:@]")
+
+# A name for the database with "@" in it would have to be written with %40.
+_AT_IN_PATH = re.compile(r"postgres(?:ql)?://[^/?]*/[^?]*@")
+
+
+def _misread(conninfo: str, params: Mapping[str, Any]) -> str | None:
+    """Tell by what libpq seems to have taken a part of a password for something else."""
+    if "@" in str(params.get("host") or "")[1:]:
+        return "the host contains '@'; write '@' in a password as %40"
+    ports = str(params.get("port") or "").split(",")
+    if not all(port.strip().isdecimal() for port in ports if port):
+        return "the port is not a number; write '/' in a password as %2F"
+    if _AT_IN_PATH.match(conninfo):
+        return "the database name contains '@'; write '/' in a password as %2F, '@' as %40"
+    return None

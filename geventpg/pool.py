@@ -18,11 +18,9 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 from psycopg_pool.base import AttemptWithBackoff
 
-from . import hub
+from . import cutoff, hub
 from .checkout import Checkout
-from .connection import Connection
 from .errors import PoolClosed, PoolTimeout, TooManyRequests
-from .healing import cancel_quietly
 from .hub import get_ident
 from .lifecycle import open_pools
 from .options import check_options, check_sizes
@@ -242,7 +240,8 @@ class Pool(PoolState[CT]):
         if self._plain_checkout:
             if get_ident() != self._thread:
                 self._check_hub()
-            return cast(CT, self._take(deadline, timeout).conn)
+            conn: Any = self._take(deadline, timeout).conn
+            return conn  # type: ignore[no-any-return]  # a cast is a call
         self._check_open_getconn()
         self._check_hub()
         if self._dormant:
@@ -293,7 +292,7 @@ class Pool(PoolState[CT]):
         started = monotonic()
         try:
             # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
-            return cast("Slot", waiter.wait())
+            return waiter.wait()  # type: ignore[no-any-return]
         except BaseException as error:
             self._stats[self._REQUESTS_ERRORS] += 1
             if waiter.value is not None:
@@ -342,10 +341,8 @@ class Pool(PoolState[CT]):
     def _give_back(self, conn: CT) -> float:
         """Do `putconn`; return the time, which the caller may want too."""
         now = monotonic()
-        slot = self._out.pop(conn, None)
+        slot = self._out.get(conn)
         if slot is None or slot.state is not _IN_USE:
-            if slot is not None:
-                self._out[conn] = slot
             if slot is None and not any(idle.conn is conn for idle in self._idle):
                 self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
@@ -359,14 +356,12 @@ class Pool(PoolState[CT]):
             slot.idle_since = now
             slot.conn._checkout = None
             # Handed over, it stays in use, even before the waiter runs.
-            if self._waiting and self._waiting.hand(slot):
-                self._out[conn] = slot
-            else:
+            if not self._waiting.hand(slot):
+                del self._out[conn]
                 conn._pool = None
                 slot.state = _IDLE
                 self._idle.append(slot)
         else:
-            self._out[conn] = slot
             slot.conn._checkout = None
             self._leaks.returned(slot)
             self._recycler.recycle(slot)
@@ -407,7 +402,7 @@ class Pool(PoolState[CT]):
         Does not block. For changes that only new connections see, such as new adapters.
         """
         for slot in self._bag:
-            slot.expires_at = 0.0
+            slot.drain()
             if slot.state is _IDLE:
                 self._evict(slot, "the pool is drained")
 
@@ -435,9 +430,7 @@ class Pool(PoolState[CT]):
         does not wait for running work.
         """
         limit = self.cancel_timeout if timeout is None else timeout
-        active = self._active()
-        self._cancel(active, limit)
-        return len(active)
+        return cutoff.cancel_statements(self, limit)
 
     def abort(self, timeout: float = 5.0, *, wake: bool = True) -> None:
         """Close the pool and cut off those who use it, for a shutdown that does not wait.
@@ -446,24 +439,7 @@ class Pool(PoolState[CT]):
         waits for one gets an ``OperationalError``, or, without *wake*, waits on (the process
         ends). Block this greenlet for *timeout* seconds at most.
         """
-        deadline = monotonic() + timeout
-        self.close(timeout=timeout / 2)
-        active = self._active()
-        try:
-            for conn in active:
-                conn._watch.stop()  # the greenlet is to see the end, not the cancelling
-            self._cancel(active, max(deadline - monotonic(), 0.0))
-        finally:
-            for slot in self._bag:
-                slot.conn.discard(wake=wake)
-
-    def _active(self) -> list[Connection[Any]]:
-        running = TransactionStatus.ACTIVE
-        conns = [slot.conn for slot in self._out.values()]
-        return [conn for conn in conns if conn.pgconn.transaction_status == running]
-
-    def _cancel(self, conns: list[Connection[Any]], timeout: float) -> None:
-        gevent.joinall([hub.spawn(cancel_quietly, c, timeout) for c in conns], timeout=timeout)
+        cutoff.abort(self, timeout, wake=wake)
 
     def _check_hub(self) -> None:
         hub.check_can_wait(self._hub, f"the pool {self.name!r}")

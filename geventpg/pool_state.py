@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex, cast
 
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
@@ -17,7 +17,9 @@ from . import hub
 from .adoption import cooperative
 from .connection import Connection
 from .connector import Connector
+from .discretion import discreet
 from .errors import PoolTimeout
+from .failover import Failover
 from .hub import get_ident
 from .leaks import LeakDetector, NoLeakDetector
 from .options import check_conninfo, check_options
@@ -37,6 +39,7 @@ class PoolState(ConnectionPool[CT]):
 
     _waiting: WaitQueue  # type: ignore[assignment]
 
+    @discreet
     def __init__(
         self,
         conninfo: ConninfoParam = "",
@@ -125,6 +128,7 @@ class PoolState(ConnectionPool[CT]):
         self._connector = Connector(this)
         self._recycler = Recycler(this)
         self._watchdog = Watchdog(this)
+        self._failover = Failover(this)
         # Set by the registry: takes back what ended raw greenlets still hold.
         self._reclaim: Callable[[], bool] | None = None
         # Open, but not at work: nothing was asked of it since a fork.
@@ -143,6 +147,9 @@ class PoolState(ConnectionPool[CT]):
             f" {self._counts()} connecting={bag.connecting}"
             f" min_size={self._min_size} max_size={self._max_size} at 0x{id(self):x}>"
         )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
 
     @property
     def _pool(self) -> deque[CT]:

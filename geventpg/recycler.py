@@ -77,7 +77,7 @@ class Recycler:
         elif status != IDLE or conn._pipeline is not None:
             # Its waiter was killed, or its cleaning was: not to be trusted.
             pool._evict(slot, "it is not clean")
-        elif slot.expires_at <= now or pool._bag.size > pool.max_size:
+        elif self._is_spent(slot, now) or pool._bag.size > pool.max_size:
             logger.info("discarding expired connection")
             pool._evict(slot, "it is expired")
         elif conn._watch.paused and not conn.check_idle():
@@ -88,6 +88,11 @@ class Recycler:
         else:
             slot.idle_since = now if idle_since is None else idle_since
             self._offer(slot, cold=cold)
+
+    def _is_spent(self, slot: Slot, now: float) -> bool:
+        # While no other can be opened, an old connection is better than none. One that was
+        # drained is to go in any case.
+        return slot.expires_at <= now and (slot.drained or self._pool._connector.outage is None)
 
     def _offer(self, slot: Slot, *, cold: bool) -> None:
         """Hand a good connection to the first in line, or put it among the idle ones."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
@@ -20,6 +21,7 @@ from psycopg_pool.abc import ConninfoParam
 from . import binding, hub
 from .bound import BindableConnection
 from .connection import Connection, abandon_socket
+from .discretion import discreet
 from .errors import NotConfigured, OptionError
 from .options import (
     GEVENTPG_ONLY,
@@ -47,6 +49,7 @@ _pools: dict[str, ConnectionPool[Any]] = {}
 _graveyard: list[ConnectionPool[Any]] = []
 
 
+@discreet
 def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options: Any) -> None:
     """Set up the pool *name* of this process; it opens at its first use.
 
@@ -97,22 +100,27 @@ def get_conn(name: str = "default") -> Connection[Any]:
     exception), by `release_conn`, at the end of the Celery task, or when the greenlet ends in
     any way. Blocks and raises as `Pool.getconn` does. Without gevent: per thread.
     """
+    return cast("Connection[Any]", hold(name).conn)
+
+
+def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
+    """Do `get_conn`; return the binding. *timeout* (s) is for the checkout, if there is one."""
     holder = binding.current_holder()
     held = holder.held.get(name)
     if held is not None:
         gone = held.conn.closed or held.pool.closed
         if held.depth or holder.scopes or not gone:
             # Also if it is broken: a fresh one would silently lose half of a transaction.
-            return cast("Connection[Any]", held.conn)
+            return held
         held.give_back()
     pool = get_pool(name)
-    conn = pool.getconn()
+    conn = pool.getconn(timeout)
     held = holder.held.get(name)
     if held is not None:  # somebody ran in this greenlet while it waited (a callback)
         pool.putconn(conn)
     else:
         held = holder.held[name] = binding.HeldConnection(holder, name, pool, conn)
-    return cast("Connection[Any]", held.conn)
+    return held
 
 
 def release_conn(name: str = "default") -> None:
@@ -141,23 +149,26 @@ def close_all(timeout: float = 5.0) -> None:
 
     The configurations stay: a later `get_conn` opens a new pool.
     """
-    deadline = monotonic() + timeout
-    for name, pool in list(_pools.items()):
-        if _pools.get(name) is pool:
-            del _pools[name]
-        pool.close(timeout=max(deadline - monotonic(), 0.0))
+    for pool, remaining in _take_all(timeout):
+        pool.close(timeout=remaining)
 
 
 def abort_all(timeout: float = 5.0, *, wake: bool = True) -> None:
     """Close all named pools without waiting for those who use them; see `Pool.abort`."""
-    deadline = monotonic() + timeout
-    for name, pool in list(_pools.items()):
-        _pools.pop(name, None)
-        remaining = max(deadline - monotonic(), 0.0)
+    for pool, remaining in _take_all(timeout):
         if isinstance(pool, Pool):
             pool.abort(timeout=remaining, wake=wake)
         else:
             pool.close(timeout=remaining)
+
+
+def _take_all(timeout: float) -> Iterator[tuple[ConnectionPool[Any], float]]:
+    """Take each pool out of the registry; yield it and what is left of *timeout* for it."""
+    deadline = monotonic() + timeout
+    for name, pool in list(_pools.items()):
+        if _pools.get(name) is pool:
+            del _pools[name]
+        yield pool, max(deadline - monotonic(), 0.0)
 
 
 def release_all() -> None:
@@ -190,6 +201,7 @@ def _config(name: str) -> _Config:
     return config
 
 
+@discreet
 def _make_pool(name: str) -> ConnectionPool[Any]:
     config = _config(name)
     if hub.in_use():

@@ -63,7 +63,7 @@ def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, An
                 f"connection timeout expired while resolving host {host!r}"
             )
             logger.debug("%s", failure)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: not a name at all
             failure = psycopg.OperationalError(f"failed to resolve host {host!r}: {error}")
             logger.debug("%s", failure)
     if not found:

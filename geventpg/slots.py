@@ -70,6 +70,15 @@ class Slot:
             raise AssertionError(f"a connection cannot go from {self.state} to {state}")
         self.state = state
 
+    @property
+    def drained(self) -> bool:
+        """Tell whether it is to be replaced whatever its age."""
+        return self.expires_at == 0.0
+
+    def drain(self) -> None:
+        """Have it replaced as soon as it is idle. Does not touch the connection."""
+        self.expires_at = 0.0
+
     def forget(self) -> None:
         """End it in a forked child, together with the copy of whoever works on it."""
         self.state = SlotState.CLOSED

@@ -231,6 +231,8 @@ class Watchdog:
             logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
         else:
             slot.probed_at = monotonic()
+            if pool._failover.is_misplaced(slot.conn):
+                pool._failover.retire(slot.conn)
             pool._recycler.returned(slot, idle_since=slot.idle_since)
 
     def _probed(self, ended: Any, slot: Slot) -> None:

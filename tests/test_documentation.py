@@ -16,6 +16,7 @@ import pytest
 
 import geventpg
 from geventpg.options import GEVENTPG_ONLY, OPTIONS
+from tests.support.pgbouncer import needs_pgbouncer
 from tests.support.script import ROOT, run_script
 
 README = ROOT / "README.md"
@@ -23,6 +24,7 @@ GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [
     *GUIDES,
     *sorted(ROOT.glob("C*.md")),
+    ROOT / "SECURITY.md",
     ROOT / "examples" / "README.md",
     ROOT / "benchmarks" / "README.md",
 ]
@@ -111,6 +113,8 @@ def test_a_block_compiles(block):
 def test_a_block_marked_so_runs_and_prints_what_is_shown(block, dsn):
     if "celery" in block.source:
         pytest.importorskip("celery")
+    if "PgBouncer" in block.source:
+        needs_pgbouncer()
     done = run_script(block.source, GEVENTPG_CONNINFO=dsn)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout == (block.output or "")

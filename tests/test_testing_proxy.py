@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 
@@ -17,34 +17,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from geventpg.testing import ProxyError, TcpProxy
 from tests.support import wait_until
-
-
-class EchoServer:
-    """Sends back what it gets."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._echo, args=[client], daemon=True).start()
-
-    def _echo(self, client: socket.socket) -> None:
-        with client:
-            try:
-                while data := client.recv(65536):
-                    client.sendall(data)
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        self._listener.close()
+from tests.support.script import run_script
+from tests.support.sockets import EchoServer, ask, connect
 
 
 @pytest.fixture
@@ -58,22 +32,6 @@ def echo() -> Iterator[EchoServer]:
 def echo_proxy(echo) -> Iterator[TcpProxy]:
     with TcpProxy("127.0.0.1", echo.port) as proxy:
         yield proxy
-
-
-def connect(proxy: TcpProxy) -> socket.socket:
-    client = socket.create_connection((proxy.host, proxy.port), timeout=5)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return client
-
-
-def ask(client: socket.socket, question: bytes = b"hello") -> bytes:
-    client.sendall(question)
-    answer = b""
-    while len(answer) < len(question):
-        data = client.recv(65536)
-        assert data, f"the connection ended after {answer!r}"
-        answer += data
-    return answer
 
 
 def test_it_carries_bytes_both_ways(echo_proxy):
@@ -225,3 +183,35 @@ def test_an_unknown_command_does_not_end_it(echo_proxy):
 def test_many_greenlets_can_command_it_at_once(echo_proxy):
     jobs = [gevent.spawn(lambda: echo_proxy.connections) for _ in range(50)]
     assert [job.get() for job in jobs] == [0] * 50
+
+
+def test_a_forked_child_leaves_it_alone(echo_proxy):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # whatever happens, it must not outlive the test
+        echo_proxy.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with connect(echo_proxy) as client:
+        assert ask(client) == b"hello"
+
+
+@pytest.mark.parametrize("patched", [False, True], ids=["plain", "patched"])
+def test_it_ends_with_a_process_that_is_killed(patched):
+    done = run_script(f"""
+        if {patched}:
+            from gevent import monkey; monkey.patch_all()
+        import os, signal
+        from geventpg.testing import TcpProxy
+        proxy = TcpProxy("127.0.0.1", 1)
+        proxy.start()
+        print(proxy.port, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    wait_until(lambda: not is_open(int(done.stdout)))
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

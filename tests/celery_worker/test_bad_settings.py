@@ -19,7 +19,10 @@ CASES = {
     ),
     "settings that are no dict": ({"conf": {"geventpg": 3}}, "geventpg must be a dict.*int"),
     "an unknown variable": ({"env": {"GEVENTPG_MAX_SIEZ": "3"}}, "GEVENTPG_MAX_SIEZ"),
-    "a variable of a wrong type": ({"env": {"GEVENTPG_TIMEOUT": "soon"}}, "GEVENTPG_TIMEOUT.*soon"),
+    "a variable of a wrong type": (
+        {"env": {"GEVENTPG_TIMEOUT": "soon"}},
+        "GEVENTPG_TIMEOUT.*a number of seconds",
+    ),
     "no connection string": (
         {"env": {"GEVENTPG_CONNINFO": None}},
         "no conninfo.*GEVENTPG_CONNINFO",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from celery import Celery
 
@@ -41,15 +43,31 @@ def test_with_rabbitmq(rabbitmq, own_worker, tag):
         check(own_worker(client=client, env=environment), tag)
 
 
+class DirectoryClient(Celery):
+    """Delivers complete messages: kombu's reader takes a file that is still being written."""
+
+    def send_task(self, *args, **kwargs):
+        sent = super().send_task(*args, **kwargs)
+        options = self.conf.broker_transport_options
+        for message in Path(options["data_folder_out"]).iterdir():
+            message.rename(Path(options["data_folder_in"]) / message.name)
+        return sent
+
+
 def test_with_a_directory(own_worker, tag, tmp_path):
-    folders = {}
-    for name in ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"):
-        folder = tmp_path / name.replace("data_folder_out", "data_folder_in")
-        folder.mkdir(exist_ok=True)
-        folders[name] = str(folder)
-    options = {**folders, "store_processed": True, "polling_interval": 0.02}
-    with Celery(broker="filesystem://", set_as_current=False) as client:
-        client.conf.broker_transport_options = options
+    inbox, outbox, processed = (tmp_path / name for name in ("inbox", "outbox", "processed"))
+    for folder in (inbox, outbox, processed):
+        folder.mkdir()
+    options = {
+        "data_folder_in": str(inbox),
+        "data_folder_out": str(inbox),
+        "control_folder": str(tmp_path / "control"),
+        "store_processed": True,
+        "processed_folder": str(processed),
+        "polling_interval": 0.02,
+    }
+    with DirectoryClient(broker="filesystem://", set_as_current=False) as client:
+        client.conf.broker_transport_options = {**options, "data_folder_out": str(outbox)}
         environment = {"BROKER_URL": "filesystem://", "RESULT_BACKEND": None}
         conf = {"broker_transport_options": options, "worker_enable_remote_control": False}
         check(own_worker(client=client, env=environment, conf=conf), tag)

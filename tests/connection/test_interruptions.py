@@ -205,14 +205,7 @@ def interrupt(attempt, error, backends):
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda function: function.__name__)
-def test_an_interrupted_operation_ends_on_the_server(
-    connect, backends, table, operation, autocommit
-):
-    conn = connect(autocommit=autocommit)
-    error = gevent.Timeout()
-    attempt = Attempt(operation, conn, table)
+def assert_ends_on_the_server(attempt, conn, error, backends):
     took = interrupt(attempt, error, backends)
     assert attempt.error is error
     assert took < conn.cancel_timeout
@@ -220,6 +213,15 @@ def test_an_interrupted_operation_ends_on_the_server(
     # The server was well: there is no reason to give the connection up.
     assert not conn.closed
     assert_clean_or_closed(conn)
+
+
+@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda function: function.__name__)
+def test_an_interrupted_operation_ends_on_the_server(
+    connect, backends, table, operation, autocommit
+):
+    conn = connect(autocommit=autocommit)
+    assert_ends_on_the_server(Attempt(operation, conn, table), conn, gevent.Timeout(), backends)
 
 
 @pytest.mark.parametrize("make_error", EXCEPTIONS.values(), ids=EXCEPTIONS)
@@ -230,14 +232,7 @@ def test_an_interrupted_operation_ends_on_the_server(
 )
 def test_any_exception_does_what_a_timeout_does(connect, backends, table, operation, make_error):
     conn = connect()
-    error = make_error()
-    attempt = Attempt(operation, conn, table)
-    took = interrupt(attempt, error, backends)
-    assert attempt.error is error
-    assert took < conn.cancel_timeout
-    wait_until(lambda: not active(backends), timeout=2, message="nothing runs on the server")
-    assert not conn.closed
-    assert_clean_or_closed(conn)
+    assert_ends_on_the_server(Attempt(operation, conn, table), conn, make_error(), backends)
 
 
 def test_the_state_of_the_transaction_after_an_interruption_is_that_of_a_failed_statement(

@@ -14,7 +14,10 @@ INTRANS = psycopg.pq.TransactionStatus.INTRANS
 
 @pytest.fixture
 def conn(dsn):
+    """Return a connection that knows that no pooler is in between."""
     with geventpg.Connection.connect(dsn) as conn:
+        conn.execute("select 'known'", prepare=True)
+        conn.commit()
         yield conn
 
 
@@ -27,9 +30,17 @@ def transaction(conn, query="select 1", params=None):
 
 
 def prepared(conn):
-    rows = conn.execute("select name, statement from pg_prepared_statements order by 1").fetchall()
+    query = "select name, statement from pg_prepared_statements where name !~ '^_pg3' order by 1"
+    rows = conn.execute(query).fetchall()
     conn.rollback()
     return rows
+
+
+def test_begin_is_not_prepared_before_something_else_is(dsn):
+    with geventpg.Connection.connect(dsn) as conn:
+        for _ in range(3):
+            transaction(conn)
+        assert prepared(conn) == []
 
 
 def test_begin_is_prepared_once(conn):

@@ -199,6 +199,36 @@ def test_a_connect_timeout_ends_an_attempt_and_the_next_one_succeeds(make_pool, 
     assert waiter.get(timeout=5)
 
 
+def test_an_attempt_that_fell_into_a_silent_network_does_not_outlive_it_for_long(
+    make_pool, proxy, dsn, monkeypatch
+):
+    # Nobody said how long to try, and psycopg's 130 s are not for a pool.
+    monkeypatch.setattr("geventpg.connector.CONNECT_TIMEOUT", 0.5)
+    proxy.mute()
+    pool = make_pool(proxy.dsn(dsn), min_size=1, max_size=1)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.1)
+    proxy.resume()
+    assert select_one(pool, timeout=5)
+
+
+def test_a_callable_that_never_returns_does_not_keep_the_pool_at_zero(make_pool, dsn, monkeypatch):
+    monkeypatch.setattr("geventpg.connector.CONNECT_TIMEOUT", 0.2)
+    asked = []
+
+    def conninfo():
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            Event().wait()
+        return dsn
+
+    pool = make_pool(conninfo, min_size=1, max_size=1)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0.5)
+    assert "took more than 0.2 s" in str(caught.value)
+    assert select_one(pool, timeout=5)
+
+
 def test_connecting_slowly_does_not_block_others(make_pool, proxy, dsn):
     proxy.delay(0.1)
     pool = make_pool(proxy.dsn(dsn), min_size=2, max_size=2)

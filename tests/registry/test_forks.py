@@ -13,8 +13,10 @@ from gevent import monkey; monkey.patch_all()
 import geventpg
 """
 
+# Python 3.12 and later warn of every fork in a process with threads, which psycopg_pool has.
 STOCK = """
-import os, sys, threading
+import os, sys, threading, warnings
+warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
 import geventpg
 """
 

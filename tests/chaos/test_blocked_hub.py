@@ -1,0 +1,120 @@
+"""The whole hub held for seconds by somebody's C code: what its time-outs do afterwards.
+
+What is promised: a connection that was there, or was handed over, before the hub stood still goes
+to whoever it was for, however late; and what the server answered meanwhile counts, so no good
+connection is thrown away. A deadline that passed meanwhile has passed: an acquire that nobody
+could serve before ends with `PoolTimeout` as soon as the hub runs.
+"""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import gevent.monkey
+import pytest
+
+from geventpg import PoolTimeout
+from tests.chaos.form import pick
+from tests.connection.helpers import Attempt
+from tests.support import wait_until
+from tests.support.pools import backend_pid, counts, give_back, hold_all, settled
+
+BLOCKED = pick(short=0.4, long=4.0)
+block = gevent.monkey.get_original("time", "sleep")  # in C, with the whole hub
+
+
+def pids(pool):
+    conns = hold_all(pool, pool.max_size)
+    try:
+        return {backend_pid(conn) for conn in conns}
+    finally:
+        give_back(pool, conns)
+
+
+def test_who_was_handed_a_connection_gets_it_though_the_deadline_passed(make_pool, figures):
+    pool = make_pool(min_size=2, max_size=2)
+    conns = hold_all(pool, 2)
+    attempts = [Attempt(pool.getconn, BLOCKED / 2) for _ in range(2)]
+    wait_until(lambda: counts(pool).waiting == 2)
+    give_back(pool, conns)  # handed over now; the waiters have not run yet
+    block(BLOCKED)
+    served = [attempt.join().result for attempt in attempts]
+    figures.at_most("spurious PoolTimeout", len([a for a in attempts if a.error]), 0)
+    give_back(pool, served)
+
+
+def test_who_comes_after_a_blockade_is_served_at_once(make_pool, figures):
+    pool = make_pool(min_size=2, max_size=2, keepalive_interval=BLOCKED / 3)
+    wait_until(lambda: settled(pool, 2))
+    before = pids(pool)
+    for _ in range(pick(short=2, long=5)):
+        block(BLOCKED)
+        since = time.monotonic()
+        pool.putconn(pool.getconn(timeout=0.2))
+        figures.at_most("acquire after it", (time.monotonic() - since) * 1000, 100, "ms")
+        gevent.sleep(0.05)
+    wait_until(lambda: settled(pool, 2))
+    figures.at_most("connections lost", len(before - pids(pool)), 0)
+
+
+def test_probes_answered_during_a_blockade_count(make_pool, figures):
+    # They are overdue when the hub runs again; the answers are there.
+    pool = make_pool(min_size=4, max_size=4, probe_timeout=BLOCKED / 4)
+    pool.wait()
+    before = pids(pool)
+    check = gevent.spawn(pool.check)
+    wait_until(lambda: counts(pool).idle < 4, interval=0)
+    gevent.sleep(0)  # the probes are sent
+    block(BLOCKED)
+    check.get(timeout=5)
+    wait_until(lambda: settled(pool, 4))
+    figures.at_most("connections lost", len(before - pids(pool)), 0)
+
+
+def test_a_result_that_came_during_a_blockade_beats_a_timeout_of_the_pool(make_pool, figures):
+    # psycopg's own wait time-out and the pool's validation: both look before they give up.
+    def check(conn):
+        conn.execute("SELECT pg_sleep(0.01)")
+        conn.rollback()
+
+    pool = make_pool(min_size=1, max_size=1, check=check)
+    pool.wait()
+    before = pids(pool)
+    attempt = Attempt(pool.getconn, BLOCKED / 2)
+    gevent.sleep(0.002)
+    block(BLOCKED)
+    attempt.join()
+    # It was validated too late: the deadline is kept, and so is the connection.
+    assert attempt.error is None or isinstance(attempt.error, PoolTimeout)
+    if attempt.error is None:
+        pool.putconn(attempt.result)
+    figures.at_most("connections lost", len(before - pids(pool)), 0)
+
+
+def test_a_deadline_that_nobody_could_have_met_is_told_as_soon_as_the_hub_runs(make_pool, figures):
+    pool = make_pool(min_size=2, max_size=2)
+    conns = hold_all(pool, 2)
+    attempts = [Attempt(pool.getconn, BLOCKED / 2) for _ in range(20)]
+    wait_until(lambda: counts(pool).waiting == 20)
+    block(BLOCKED)
+    runs_again = time.monotonic()
+    for attempt in attempts:
+        assert isinstance(attempt.join().error, PoolTimeout)
+    late = time.monotonic() - runs_again
+    figures.at_most("until they were told", late * 1000, 50, "ms")
+    give_back(pool, conns)
+
+
+@pytest.mark.parametrize("min_size", [0, 2])
+def test_connecting_through_a_blockade(make_pool, proxy, dsn, figures, min_size):
+    proxy.delay(0.02)
+    pool = make_pool(proxy.dsn(dsn), min_size=min_size, max_size=2)
+    attempt = Attempt(pool.getconn, 10.0)
+    wait_until(lambda: counts(pool).connecting)
+    block(BLOCKED)
+    attempt.join()
+    assert attempt.error is None
+    pool.putconn(attempt.result)
+    figures.at_most("attempts that failed", pool.get_stats()["connections_errors"], 0)
+    proxy.delay(0)

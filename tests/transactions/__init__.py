@@ -1,0 +1,1 @@
+"""Transactions, their commits and their repetition."""

@@ -1,0 +1,150 @@
+"""`geventpg.transaction()`: one block, one transaction, one truth about its end."""
+
+from __future__ import annotations
+
+import gevent
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+
+import geventpg
+from tests.support.pools import terminate
+
+INSERT = "insert into notes values (%s)"
+
+
+def test_a_block_is_committed_at_its_end(name, notes):
+    with geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("kept",))
+        assert notes() == []
+    assert notes() == ["kept"]
+
+
+@pytest.mark.parametrize("autocommit", [False, True], ids=["transactions", "autocommit"])
+def test_an_exception_rolls_the_block_back(configure, notes, autocommit):
+    name = configure(kwargs={"autocommit": autocommit})
+    with pytest.raises(ZeroDivisionError), geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("lost",))
+        raise ZeroDivisionError
+    with geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("kept",))
+    assert notes() == ["kept"]
+
+
+def test_a_timeout_rolls_the_block_back_and_loses_no_connection(name, notes, backends):
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.1), geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("lost",))
+        conn.execute("select pg_sleep(60)")
+    assert notes() == []
+    assert [backend.state for backend in backends()] == ["idle"]
+
+
+def test_psycopgs_rollback_ends_the_block_quietly(name, notes):
+    with geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("lost",))
+        raise psycopg.Rollback
+    assert notes() == []
+
+
+def test_get_conn_inside_is_the_same_connection_and_it_is_released_afterwards(name, notes):
+    with geventpg.transaction(name) as conn:
+        assert geventpg.get_conn(name) is conn
+        with geventpg.get_conn(name) as inner:
+            inner.execute(INSERT, ("kept",))
+        assert notes() == []
+    assert notes() == ["kept"]
+    assert geventpg.get_pool(name).get_stats()["pool_available"] == 1
+
+
+def test_a_block_inside_a_block_is_a_savepoint(name, notes):
+    with geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("outer",))
+        with pytest.raises(ZeroDivisionError), geventpg.transaction(name) as inner:
+            assert inner is conn
+            inner.execute(INSERT, ("inner",))
+            raise ZeroDivisionError
+        with geventpg.transaction(name) as inner:
+            inner.execute(INSERT, ("second",))
+    assert notes() == ["outer", "second"]
+
+
+def test_options_inside_another_transaction_are_refused(name):
+    with (
+        geventpg.transaction(name),
+        pytest.raises(psycopg.ProgrammingError, match="outer one"),
+        geventpg.transaction(name, read_only=True),
+    ):
+        pass
+
+
+def test_commit_inside_is_refused(name, notes):
+    with (
+        pytest.raises(psycopg.ProgrammingError, match="forbidden"),
+        geventpg.transaction(name) as conn,
+    ):
+        conn.execute(INSERT, ("lost",))
+        conn.commit()
+    assert notes() == []
+
+
+def test_options_hold_for_the_block_and_not_for_the_next_user(name):
+    with geventpg.transaction(
+        name, isolation_level=IsolationLevel.SERIALIZABLE, read_only=True, deferrable=True
+    ) as conn:
+        shown = conn.execute(
+            "select current_setting('transaction_isolation'),"
+            " current_setting('transaction_read_only'), current_setting('transaction_deferrable')"
+        ).fetchone()
+        assert shown == ("serializable", "on", "on")
+    with geventpg.get_conn(name) as again:
+        assert again is conn
+        shown = again.execute(
+            "select current_setting('transaction_isolation'),"
+            " current_setting('transaction_read_only'), current_setting('transaction_deferrable')"
+        ).fetchone()
+        assert shown == ("read committed", "off", "off")
+
+
+def test_a_statement_timeout_bounds_statements_of_the_block_only(name):
+    with (
+        pytest.raises(psycopg.errors.QueryCanceled),
+        geventpg.transaction(name, statement_timeout=0.05) as conn,
+    ):
+        conn.execute("select pg_sleep(60)")
+    with geventpg.get_conn(name) as conn:
+        assert conn.execute("show statement_timeout").fetchone() == ("0",)
+
+
+def test_a_failed_statement_whose_error_was_swallowed_fails_the_block(name, notes):
+    with (
+        pytest.raises(psycopg.errors.InFailedSqlTransaction, match="cannot be committed"),
+        geventpg.transaction(name) as conn,
+    ):
+        conn.execute(INSERT, ("lost",))
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            conn.execute("select 1/0")
+    assert notes() == []
+
+
+def test_a_connection_lost_inside_is_an_error_at_the_end_though_nothing_was_executed_since(
+    name, notes, admin
+):
+    # psycopg's own block would end here as if the transaction were committed.
+    with pytest.raises(psycopg.OperationalError) as caught, geventpg.transaction(name) as conn:
+        conn.execute(INSERT, ("lost",))
+        terminate(admin, conn.info.backend_pid)
+    assert not isinstance(caught.value, geventpg.CommitUnknown)
+    assert notes() == []
+
+
+def test_a_deferred_constraint_that_fails_at_commit_is_the_servers_error(name, notes, admin):
+    admin.execute(
+        "alter table notes add constraint once unique (note) deferrable initially deferred"
+    )
+    with (
+        pytest.raises(psycopg.errors.UniqueViolation),
+        geventpg.transaction(name) as conn,
+    ):
+        conn.execute(INSERT, ("same",))
+        conn.execute(INSERT, ("same",))
+    assert notes() == []
