@@ -18,18 +18,11 @@ import psycopg
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
-from . import binding, hub
-from .bound import BindableConnection
+from . import binding, hub, stock
 from .connection import Connection, abandon_socket
 from .discretion import discreet
 from .errors import NotConfigured, OptionError
-from .options import (
-    GEVENTPG_ONLY,
-    OPTIONS,
-    check_conninfo,
-    check_options,
-    from_environment,
-)
+from .options import OPTIONS, check_conninfo, check_options, from_environment
 from .pool import Pool
 
 _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
@@ -46,7 +39,6 @@ class _Config:
 
 _configs: dict[str, _Config] = {}
 _pools: dict[str, ConnectionPool[Any]] = {}
-_graveyard: list[ConnectionPool[Any]] = []
 
 
 @discreet
@@ -113,8 +105,8 @@ def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
             # Also if it is broken: a fresh one would silently lose half of a transaction.
             return held
         held.give_back()
-    pool = get_pool(name)
-    conn = pool.getconn(timeout)
+    pool: ConnectionPool[Any] = get_pool(name)
+    conn: Any = pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
     held = holder.held.get(name)
     if held is not None:  # somebody ran in this greenlet while it waited (a callback)
         pool.putconn(conn)
@@ -208,33 +200,16 @@ def _make_pool(name: str) -> ConnectionPool[Any]:
         pool: ConnectionPool[Any] = Pool(config.conninfo, name=name, open=False, **config.options)
         cast("Pool[Any]", pool)._reclaim = binding.reclaim_from_dead
         return pool
-    return _stock_pool(name, config)
-
-
-def _stock_pool(name: str, config: _Config) -> ConnectionPool[Any]:
-    """Make psycopg_pool's own pool; options that only `Pool` has do not apply to it."""
-    options = {k: v for k, v in config.options.items() if k not in GEVENTPG_ONLY}
-    cls = options.pop("connection_class", BindableConnection)
-    origin = getattr(cls, "__origin__", cls)
-    if origin is psycopg.Connection:
-        cls = BindableConnection
-    elif not issubclass(origin, BindableConnection):
-        cls = type(origin.__name__, (origin, BindableConnection), {"__module__": origin.__module__})
-    if config.options.get("prepare") == "never" and not callable(options.get("kwargs")):
-        options["kwargs"] = {**(options.get("kwargs") or {}), "prepare_threshold": None}
-    return ConnectionPool(config.conninfo, name=name, open=False, connection_class=cls, **options)
+    return stock.make(name, config.conninfo, config.options)
 
 
 def _forget_pools_in_child() -> None:
-    # Pools on gevent empty themselves. A stock pool has lost its threads and cannot even be
-    # collected safely; its sockets belong to the parent.
+    # Pools on gevent empty themselves.
     for conn in binding.forget_all():
         abandon_socket(conn)
     for pool in _pools.values():
         if not isinstance(pool, Pool):
-            for conn in list(pool._pool):
-                abandon_socket(conn)
-            _graveyard.append(pool)
+            stock.abandon(pool)
     _pools.clear()
 
 

@@ -39,7 +39,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
         ],
     ),
-    ("registry", ["registry*", "binding*"]),
+    ("registry", ["registry*", "binding*", "stock*"]),
     ("statements", ["transactions*", "commit*", "batch*", "pipeline*", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.support import wait_until
+from tests.support.process_sockets import children_of, disjoint, sockets_to
 
 
 @pytest.fixture
@@ -15,38 +14,14 @@ def prefork(shared_workers):
     return shared_workers("prefork")
 
 
-def ports_of(pid):
-    """Return the local TCP ports of a process's sockets."""
-    links = (str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
-    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
-    ports = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[9] in inodes:
-            ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports
-
-
-def server_ports(worker):
-    """Return the client ports of a worker's sessions, as the server sees them."""
-    name = worker.backends()[0].application_name
-    query = "select client_port from pg_stat_activity where application_name = %s"
-    return {port for (port,) in worker._admin().execute(query, [name])}
-
-
-def test_the_children_connect_and_the_parent_does_not(prefork):
+def test_the_children_connect_and_the_parent_does_not(prefork, pg):
     parent = prefork.process.pid
     prefork.call("process")
-    children = {
-        int(child)
-        for thread in Path(f"/proc/{parent}/task").iterdir()
-        for child in (thread / "children").read_text().split()
-    }
+    children = children_of(parent)
     assert len(children) >= 2
-    ports = server_ports(prefork)
-    assert ports
-    assert not ports & ports_of(parent)
-    assert ports <= set().union(*(ports_of(child) for child in children))
+    assert any(sockets_to(child, pg.port) for child in children)
+    assert not sockets_to(parent, pg.port)
+    disjoint({parent, *children}, pg.port)
 
 
 def test_fifty_tasks_keep_the_sessions_of_their_processes(prefork):
@@ -91,11 +66,17 @@ def test_a_soft_time_limit_rolls_back_and_cancels_the_statement(own_worker, tag)
     assert prefork.notes(tag) == []
 
 
-def test_children_that_are_spawned_and_not_forked_have_pools_too(own_worker, tag):
+def test_children_that_are_spawned_and_not_forked_have_pools_too(own_worker, tag, pg):
     worker = own_worker(pool="prefork", concurrency=1, conf={"worker_pool_start_method": "spawn"})
     worker.call("note", f"{tag}-kept", timeout=20)
     worker.outcome("fail", f"{tag}-lost")
     assert worker.notes(tag) == ["kept"]
-    ports = server_ports(worker)
-    assert ports
-    assert not ports & ports_of(worker.process.pid)
+    assert worker.backends()
+    assert not sockets_to(worker.process.pid, pg.port)
+
+
+def test_children_do_not_meet_sessions_that_the_server_ended_meanwhile(own_worker, admin):
+    worker = own_worker(pool="prefork", concurrency=1)
+    ended = worker.call("backend")
+    admin.execute("select pg_terminate_backend(pid, 5000) from unnest(%s) pid", [[ended]])
+    assert worker.call("backend") != ended

@@ -26,6 +26,13 @@ def wait_until(predicate):
         assert time.monotonic() < deadline, geventpg.get_pool().get_stats()
         time.sleep(0.005)
 
+def end_all_sessions():
+    name = psycopg.conninfo.conninfo_to_dict(sys.argv[1])["application_name"]
+    with psycopg.connect(sys.argv[1], autocommit=True, application_name="other") as admin:
+        ours = "from pg_stat_activity where application_name = %s"
+        ended = admin.execute(f"select pg_terminate_backend(pid, 5000) {ours}", [name])
+        return len(ended.fetchall())
+
 def all_back():
     stats = geventpg.get_pool().get_stats()
     return stats["pool_available"] == stats["pool_size"]
@@ -121,6 +128,30 @@ fresh = geventpg.get_conn()
 assert fresh is not conn
 assert fresh.execute("select 1").fetchone() == (1,)
 fresh.commit()
+""",
+    "sessions that the server ended while they were idle are not met by anybody": """
+geventpg.close_all()
+geventpg.configure(sys.argv[1], min_size=2, max_size=2, timeout=5)
+pool = geventpg.get_pool()
+pool.wait()
+assert end_all_sessions() == 2
+with geventpg.get_conn() as conn, conn.transaction():
+    conn.execute("select 1")
+""",
+    "a server that stays away is a time-out when nobody is left": """
+geventpg.close_all()
+geventpg.configure(sys.argv[1], min_size=1, max_size=1, timeout=0.2)
+pool = geventpg.get_pool()
+pool.wait()
+pool.conninfo = psycopg.conninfo.make_conninfo(sys.argv[1], port="1")
+assert end_all_sessions() == 1
+started = time.monotonic()
+try:
+    geventpg.get_conn()
+    assert False
+except geventpg.PoolTimeout:
+    assert time.monotonic() - started < 2
+geventpg.close_all(timeout=0)
 """,
     "many threads at once get one pool": """
 barrier = threading.Barrier(20)

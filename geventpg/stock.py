@@ -1,0 +1,63 @@
+"""psycopg_pool's own pool, for processes that do not run gevent.
+
+Nobody watches its idle connections. So whoever is given one looks at its socket first, which
+costs no round trip: a session that the server ended meanwhile is replaced, not met by a user.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import ConninfoParam
+
+from .bound import BindableConnection
+from .connection import abandon_socket
+from .options import GEVENTPG_ONLY
+
+# Pools inherited through a fork: they have lost their threads, and collecting one waits for them.
+_graveyard: list[ConnectionPool[Any]] = []
+
+
+def make(name: str, conninfo: ConninfoParam, all_options: dict[str, Any]) -> ConnectionPool[Any]:
+    """Make a pool, not yet open; options that only `Pool` has do not apply to it."""
+    options = {k: v for k, v in all_options.items() if k not in GEVENTPG_ONLY}
+    cls = options.pop("connection_class", BindableConnection)
+    origin = getattr(cls, "__origin__", cls)
+    if origin is psycopg.Connection:
+        cls = BindableConnection
+    elif not issubclass(origin, BindableConnection):
+        cls = type(origin.__name__, (origin, BindableConnection), {"__module__": origin.__module__})
+    if all_options.get("prepare") == "never" and not callable(options.get("kwargs")):
+        options["kwargs"] = {**(options.get("kwargs") or {}), "prepare_threshold": None}
+    return ConnectionPool(conninfo, name=name, open=False, connection_class=cls, **options)
+
+
+def check_out(pool: ConnectionPool[Any], timeout: float | None) -> psycopg.Connection[Any]:
+    """Do ``pool.getconn(timeout)``, passing over connections that the server has closed."""
+    deadline = monotonic() + (pool.timeout if timeout is None else timeout)
+    conn: psycopg.Connection[Any] = pool.getconn(timeout)
+    while not _is_alive(conn):
+        pool.putconn(conn)  # which discards it and opens another
+        conn = pool.getconn(max(deadline - monotonic(), 0.0))
+    return conn
+
+
+def abandon(pool: ConnectionPool[Any]) -> None:
+    """Give up a pool inherited through a fork: its sockets belong to the parent."""
+    for conn in list(pool._pool):
+        abandon_socket(conn)
+    _graveyard.append(pool)
+
+
+def _is_alive(conn: psycopg.Connection[Any]) -> bool:
+    # The first read takes the server's last message, the second sees the end. Neither blocks.
+    try:
+        for _ in range(2):
+            conn.pgconn.consume_input()
+    except psycopg.OperationalError:
+        pass
+    return conn.pgconn.status != pq.ConnStatus.BAD
