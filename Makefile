@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
+PROCESSES ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 MINUTES ?= 30
@@ -20,7 +21,7 @@ demo: $(VENV)/.installed-demo ## the same workload on three kinds of connections
 	$(RUN) -m examples.demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-test ## run the tests against a real PostgreSQL (PYTEST_ARGS="-k name")
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 soak: $(VENV)/.installed-test ## run the long form of the chaos suite again and again (MINUTES=30)
 	$(RUN) -m tests.chaos --minutes $(MINUTES) $(SOAK_ARGS)

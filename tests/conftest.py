@@ -23,7 +23,8 @@ from tests.support.invariants import PoolTracker, check_server
 from tests.support.redis import RedisServer
 from tests.support.server import ExternalServer, Server
 
-SEED = os.environ.get("GEVENTPG_TEST_SEED") or str(secrets.randbelow(10**9))
+# Kept in the environment: the processes of pytest-xdist have the same.
+SEED = os.environ.setdefault("GEVENTPG_TEST_SEED", str(secrets.randbelow(10**9)))
 EXTERNAL_DSN = os.environ.get("GEVENTPG_TEST_DSN")
 SKIPS_ARE_FAILURES = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 REPORT_VARIABLE = "GEVENTPG_CHAOS_REPORT"
+PROPERTY = "figure"  # among the user_properties of a test
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Figure:
 class Figures:
     """Notes the figures of one scenario and fails it for one that breaks its bound."""
 
-    def __init__(self, kept: list[Figure], scenario: str, seed: str) -> None:
-        self._kept = kept
+    def __init__(self, properties: list[tuple[str, object]], scenario: str, seed: str) -> None:
+        self._properties = properties
         self._scenario = scenario
         self._seed = seed
 
@@ -52,7 +53,7 @@ class Figures:
         self._note(Figure(self._scenario, name, value, limit, unit, False, self._seed))
 
     def _note(self, figure: Figure) -> None:
-        self._kept.append(figure)
+        self._properties.append((PROPERTY, asdict(figure)))
         what = f"{figure.name}: {shown(figure.value, figure.unit)} ({figure.bound})"
         assert figure.kept, what
 
