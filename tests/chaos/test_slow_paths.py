@@ -10,6 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from geventpg import PoolTimeout
+from geventpg.testing import CertificateAuthority, TlsProxy
 from tests.chaos.form import pick
 from tests.chaos.load import Acquires, Users
 from tests.chaos.peers import SlowNameServer, names_from
@@ -94,6 +95,33 @@ def test_a_name_server_that_takes_its_time(make_pool, pg, dsn, figures, ticker):
             wait_until(lambda: counts(pool).size - counts(pool).connecting > HELD, timeout=12)
             took = time.monotonic() - begun
         figures.at_least("time that the connector waited for the name", took, server.delay, "s")
+        pool.close()
+
+
+@pytest.mark.slow
+def test_a_tls_handshake_that_takes_its_time(
+    make_pool, proxy, pg, dsn, tmp_path, *, figures, ticker
+):
+    pause = pick(short=0.1, long=0.7)
+    certificate = CertificateAuthority(tmp_path / "certificates").issue("127.0.0.1")
+    with TlsProxy(pg.host, pg.port, certificate) as tls:
+        proxy.retarget("127.0.0.1", tls.port)
+        proxy.delay(pause)
+        conninfos = [dsn]
+        pool = make_pool(lambda: conninfos[-1], min_size=HELD, max_size=HELD + 1)
+        pool.wait()
+        conninfos.append(proxy.dsn(tls.dsn(dsn)))
+        with others_working(pool, figures, ticker):
+            begun = time.monotonic()
+            pool.resize(HELD + 1, HELD + 1)
+            wait_until(lambda: counts(pool).connecting, message="it connects")
+            wait_until(lambda: counts(pool).size - counts(pool).connecting > HELD, timeout=30)
+            took = time.monotonic() - begun
+        # Asked for TLS and was told yes; hello and certificate; password or not, ready.
+        figures.at_least("time that the connector took to shake hands", took, 3 * pause, "s")
+        conns = hold_all(pool, HELD + 1)
+        assert [conn.pgconn.ssl_in_use for conn in conns].count(True) == 1
+        give_back(pool, conns)
         pool.close()
 
 
