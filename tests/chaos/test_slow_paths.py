@@ -28,13 +28,17 @@ HELD = 3
 def others_working(pool, figures, ticker):
     """Let the connections that exist be used all the time, and see that nothing slows that down."""
     waits = []
+    held = hold_all(pool, HELD)
+    there = set(held)
+    give_back(pool, held)
 
     def use(user):
         since = time.monotonic()
         with pool.connection(timeout=5) as conn:
             conn.execute("SELECT 1")
         until = time.monotonic()
-        waits.append(until - since - ticker.machine_between(since, until))
+        if conn in there:  # the new one may be as slow as the way to it
+            waits.append(until - since - ticker.machine_between(since, until))
 
     with Users(HELD, use, pause=0.002) as users:
         wait_until(lambda: len(users.done) > 10)
