@@ -90,7 +90,8 @@ def child(parent, port):
 def report(parent):
     assert not errors, errors[:3]
     assert committed[os.getpid()], "nothing was done"
-    print(os.getpid(), parent, committed[os.getpid()], flush=True)
+    # In one write: several processes share the pipe, and their lines must not mix.
+    os.write(1, f"{os.getpid()} {parent} {committed[os.getpid()]}\n".encode())
 
 
 def leave(status):
