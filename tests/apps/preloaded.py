@@ -25,7 +25,11 @@ def work():
 
 
 MASTER = os.getpid()
-MASTERS_SESSION = work()
+work()
+pool = geventpg.get_pool()
+pool.wait()
+with pool.connection() as one, pool.connection() as other:
+    MASTERS_SESSIONS = [one.info.backend_pid, other.info.backend_pid]
 
 
 def application(environ, start_response):
@@ -36,4 +40,4 @@ def application(environ, start_response):
 
 def on_reload(server):
     """Work in the master: a hook of gunicorn's."""
-    server.log.info("the master has session %s, had %s", work(), MASTERS_SESSION)
+    server.log.info("the master has session %s, had %s", work(), MASTERS_SESSIONS)
