@@ -236,7 +236,7 @@ def test_a_crowd_among_random_faults(
         )
         crowd = Crowd(pool, rng)
         faults = Faults(pool, crowd, embedded_pg, proxy, rng)
-        memory, ratios, uses, shed, timed_out = [], [], 0, 0, 0
+        memory, ratios, uses, shed, timed_out, calm = [], [], 0, 0, 0, 0.0
         with sampling(lambda: _no_problems(pool), 0.01):
             gevent.sleep(SETTLING / 2)
             for number in range(ROUNDS + 1):
@@ -249,7 +249,9 @@ def test_a_crowd_among_random_faults(
                     gevent.sleep(SETTLING)
                 crowd.forget()
                 gevent.sleep(CALM)
-                assert crowd.waits, f"nobody was served: {pool}"
+                # On a slow machine those ahead of them take longer than that.
+                wait_until(lambda: len(crowd.waits) > 100, timeout=10, message="they are served")
+                calm += time.monotonic() - crowd.since
                 ratios.append(percentile(crowd.waits, 0.99) / percentile(crowd.waits, 0.5))
                 uses, shed = uses + len(crowd.waits), shed + crowd.shed
                 timed_out += crowd.timed_out
@@ -266,7 +268,6 @@ def test_a_crowd_among_random_faults(
         until - since - ticker.machine_between(since, until) - faults.blocked_between(since, until)
         for since, until in crowd.late
     ]
-    calm = (ROUNDS + 1) * CALM
     print(faults.happened, [round(size, 1) for size in memory])
     figures.at_least("faults", sum(faults.happened.values()), 10 * ROUNDS)
     # No promise, which would be about the machine: a sign that the crowd was served at all.
