@@ -16,6 +16,8 @@ from celery.app.trace import task_has_custom
 
 from geventpg import registry
 
+from .time_limits import deadline_of
+
 _MARK = "_geventpg_wrapped"
 
 
@@ -38,11 +40,13 @@ def wrap_task(task: Any) -> None:
 def _in_scope(function: Callable[..., Any], task_of: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def in_scope(*args: Any, **kwargs: Any) -> Any:
-        request = task_of(*args).request
+        task = task_of(*args)
+        request = task.request
         # In a worker the greenlet is the task's: what hooks did before the body is its work.
         # Called directly or eagerly, the task may be part of somebody else's.
         adopt = not (request.called_directly or request.is_eager)
-        with registry.scope(adopt=adopt):
+        deadline = deadline_of(task) if adopt else None  # Celery limits nothing else
+        with registry.scope(adopt=adopt, deadline=deadline):
             return function(*args, **kwargs)
 
     setattr(in_scope, _MARK, True)

@@ -55,6 +55,8 @@ class Holder:
     def __init__(self) -> None:
         self.held: dict[str, HeldConnection] = {}
         self.scopes = 0
+        self.deadline: float | None = None
+        """When (``time.monotonic``) the unit of work that it does has to be over."""
 
     def give_back_all(self) -> None:
         """Return everything. Does not switch under gevent."""
@@ -71,16 +73,23 @@ class Scope:
     Connections that `get_conn` bound inside are committed if the block ends normally,
     rolled back otherwise, and returned in both cases. What was bound before belongs to
     somebody further out, and a scope inside a scope joins it; but with *adopt* this greenlet
-    does nothing else than this unit of work, and everything is committed here.
+    does nothing else than this unit of work, and everything is committed here. It is told, but
+    not made, to end by *deadline* (``time.monotonic``) or that of a scope around it.
     """
 
-    def __init__(self, *, adopt: bool = False) -> None:
+    def __init__(self, *, adopt: bool = False, deadline: float | None = None) -> None:
         self._holder = current_holder()
         self._adopt = adopt
+        self._deadline = deadline
+        self._outer_deadline: float | None = None
         self._foreign = frozenset() if adopt else frozenset(self._holder.held)
 
     def __enter__(self) -> None:
-        self._holder.scopes += 1
+        holder = self._holder
+        holder.scopes += 1
+        self._outer_deadline = holder.deadline
+        if self._deadline is not None:
+            holder.deadline = min(self._deadline, holder.deadline or self._deadline)
 
     def __exit__(
         self,
@@ -89,6 +98,7 @@ class Scope:
         traceback: TracebackType | None,
     ) -> None:
         self._holder.scopes -= 1
+        self._holder.deadline = self._outer_deadline
         if self._holder.scopes and not self._adopt:
             return
         mine = [held for name, held in self._holder.held.items() if name not in self._foreign]

@@ -168,6 +168,17 @@ def lose_connection(tag):
         admin.execute("select pg_terminate_backend(%s)", [pid()])
 
 
+@app.task(name="statement_timeout")
+def statement_timeout():
+    """Return the statement_timeout (ms) of a transaction that is to end with the task."""
+    with geventpg.transaction(statement_timeout="remaining") as conn:
+        return int(
+            conn.execute(
+                "select setting from pg_settings where name = 'statement_timeout'"
+            ).fetchone()[0]
+        )
+
+
 # -- kinds of tasks ------------------------------------------------------------------------------
 
 
