@@ -139,9 +139,9 @@ def release_conn(name: str = "default") -> None:
     held.give_back()
 
 
-def scope(*, adopt: bool = False, deadline: float | None = None) -> binding.Scope:
+def scope(**options: Any) -> binding.Scope:
     """Return a context manager for a unit of work; see `binding.Scope`."""
-    return binding.Scope(adopt=adopt, deadline=deadline)
+    return binding.Scope(**options)
 
 
 def remaining_time() -> float | None:

@@ -8,21 +8,18 @@ is known not to have happened: see `commit`.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
-import gevent
 import psycopg
 from psycopg import IsolationLevel, pq
 from psycopg_pool import ConnectionPool
 
-from . import hub, registry
-from .commit import Mark, Outcome, look_up
+from . import registry
 from .connection import Connection
 from .errors import CommitUnknown
-from .transactions_block import Block, Options, StatementTimeout
+from .transactions_block import Block, Options, StatementTimeout, settle, sleep
 from .transient import Attempts, is_transient
 
 T = TypeVar("T")
@@ -72,7 +69,7 @@ def transaction(
         if block is None or block.doubtful is None:
             raise
         # The lost connection is back in the pool: the look-up takes no more than one.
-        if _settle(block.doubtful, error, registry.get_pool(name)) is not Outcome.COMMITTED:
+        if not settle(block.doubtful, error, registry.get_pool(name)):
             raise
 
 
@@ -131,20 +128,20 @@ def run_in_transaction(
         except psycopg.Error as error:
             if block is None:
                 raise  # on checkout, which has its own patience; or in somebody's transaction
-            again = is_transient(error, conn)
             failure: psycopg.Error = error
         if block.doubtful is not None:
             the_pool = source if isinstance(source, ConnectionPool) else registry.get_pool(source)
             try:
-                if _settle(block.doubtful, failure, the_pool) is Outcome.COMMITTED:
+                if settle(block.doubtful, failure, the_pool):
                     return result
             except CommitUnknown as unknown:
-                failure, again = unknown, idempotent
+                failure = unknown
+        unknown_but_harmless = idempotent and isinstance(failure, CommitUnknown)
         pause = attempts.failed(failure)
-        if not again or pause is None:
+        if pause is None or not (unknown_but_harmless or is_transient(failure, conn)):
             attempts.attach(failure)
             raise failure
-        _sleep(pause)
+        sleep(pause)
 
 
 @overload
@@ -206,21 +203,3 @@ def _checked_out(
 
 def _in_transaction(conn: psycopg.Connection[Any]) -> bool:
     return conn.pgconn.transaction_status != IDLE or conn._num_transactions > 0
-
-
-def _settle(mark: Mark, error: psycopg.Error, pool: ConnectionPool[Any]) -> Outcome:
-    """Return whether a COMMIT happened whose answer was lost; raise if nobody can tell."""
-    outcome = look_up(mark, pool.connection, _sleep)
-    if outcome is Outcome.UNKNOWN:
-        raise CommitUnknown(
-            "the connection was lost while COMMIT was under way; the transaction is committed"
-            f" or not, and it could not be found out: {error}"
-        ) from error
-    return outcome
-
-
-def _sleep(seconds: float) -> None:
-    if hub.in_use():
-        gevent.sleep(seconds)
-    else:
-        time.sleep(seconds)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
+import gevent
 import psycopg
 from psycopg import IsolationLevel, errors, generators, pq
 from psycopg.abc import PQGen
+from psycopg_pool import ConnectionPool
 
-from . import registry
-from .commit import Mark, Place, find_place, identify
+from . import hub, registry
+from .commit import Mark, Outcome, Place, find_place, identify, look_up
 from .connection import Connection
+from .errors import CommitUnknown
+from .losses import note_outcome
 
 IDLE = pq.TransactionStatus.IDLE
 INERROR = pq.TransactionStatus.INERROR
@@ -100,7 +105,7 @@ class Block:
         conn, options = self._conn, self._options
         level, read_only, deferrable = self._before
         if not (read_only if options.read_only is None else options.read_only):
-            self._place = _place_of(conn)
+            self._place = place_of(conn)
         if options.isolation_level is not None and options.isolation_level != level:
             conn.isolation_level = options.isolation_level
         if options.read_only is not None and options.read_only != read_only:
@@ -145,11 +150,14 @@ class Block:
                 self._transaction.__exit__(type(error), error, error.__traceback__)
                 raise
         if pgconn.status != OK:  # psycopg's block would end as if it were committed
-            raise errors.OperationalError("the connection was lost before COMMIT")
+            lost = errors.OperationalError("the connection was lost before COMMIT")
+            note_outcome(lost, rolled_back=True)
+            raise lost
         try:
             self._transaction.__exit__(None, None, None)
-        except psycopg.Error:
+        except psycopg.Error as error:
             if pgconn.status != OK:
+                note_outcome(error, rolled_back=False)  # until it is known
                 self.doubtful = mark
             raise
 
@@ -162,10 +170,33 @@ class Block:
             conn.isolation_level, conn.read_only, conn.deferrable = self._before
 
 
-def _place_of(conn: Any) -> Place | None:
+def place_of(conn: Any) -> Place | None:
     """Return `find_place`, asked once for each connection."""
     try:
         place: Place | None = conn._server_place
     except AttributeError:
         place = conn._server_place = find_place(conn)
     return place
+
+
+def settle(mark: Mark, error: psycopg.Error, pool: ConnectionPool[Any]) -> bool:
+    """Tell whether a COMMIT happened whose answer was lost; raise `CommitUnknown` if nobody can.
+
+    *error* told of the loss, and tells from now on what is true. Block for 10 seconds at most.
+    """
+    outcome = look_up(mark, pool.connection, sleep)
+    if outcome is Outcome.UNKNOWN:
+        raise CommitUnknown(
+            "the connection was lost while COMMIT was under way; the transaction is committed"
+            f" or not, and it could not be found out: {error}"
+        ) from error
+    note_outcome(error, rolled_back=outcome is Outcome.ABORTED)
+    return outcome is Outcome.COMMITTED
+
+
+def sleep(seconds: float) -> None:
+    """Pause this greenlet, or the thread where gevent does not run."""
+    if hub.in_use():
+        gevent.sleep(seconds)
+    else:
+        time.sleep(seconds)
