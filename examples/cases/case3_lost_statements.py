@@ -181,7 +181,7 @@ def compare(short: bool) -> Comparison:
                 prepare_and_execute_elsewhere(table, way, pool)
             with pool_of(way, server.conninfo(way)) as pool:
                 pool.wait()
-                under_load(table, way, pool, server, 0.25 if short else 0.7)
+                under_load(table, way, pool, server, 0.15 if short else 0.7)
     table.note(
         "In transactions: two statements in conn.transaction(), or in run_in_transaction()."
         " Statements are prepared at their second execution (prepare_threshold=1) in both."

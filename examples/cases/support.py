@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from rich.console import Console
 from rich.table import Table
 
-from geventpg.testing import EmbeddedPostgres, ServerError
+from geventpg.testing import EmbeddedPostgres, PgBouncer, ServerError
 
 Value = float | int | str | None
 STOCK, OURS = "psycopg_pool", "geventpg"
@@ -48,7 +47,7 @@ class Comparison:
     def print(self) -> None:
         console = Console()
         if not console.is_terminal:
-            console.width = 110
+            console.width = 120
         table = Table(title=self.title, title_justify="left")
         table.add_column("")
         for way in self.ways:
@@ -74,7 +73,7 @@ def _number(value: float) -> str:
 def run(compare: Callable[[bool], Comparison], description: str) -> None:
     """Run a case from the command line and print its table, or with ``--json`` its figures."""
     parser = ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="less work, for tests")
+    parser.add_argument("--short", action="store_true", help="less work, fewer ways")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     # What the pools log about the faults that are made here on purpose.
@@ -82,12 +81,25 @@ def run(compare: Callable[[bool], Comparison], description: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         comparison = compare(options.short)
-    except ServerError as error:
-        sys.exit(f"This case cannot run: {error}")
+    except NotInstalledError as error:
+        print(f"{description.splitlines()[0]}\nLeft out: {error}\n")
+        return
     if options.json:
         print(json.dumps({"rows": comparison.rows, "notes": comparison.notes}))
     else:
         comparison.print()
+
+
+class NotInstalledError(Exception):
+    """Something that the case needs is missing on this machine."""
+
+
+def needs_pgbouncer(server: Server) -> None:
+    """Raise `NotInstalledError`, which says what to install, if there is no PgBouncer."""
+    try:
+        PgBouncer(server.postgres)
+    except ServerError as error:
+        raise NotInstalledError(str(error)) from None
 
 
 # -- the server ----------------------------------------------------------------------------------
