@@ -7,18 +7,22 @@ PYTEST_ARGS ?=
 PROCESSES ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+CASES_ARGS ?=
 MINUTES ?= 30
 SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak check format bench clean
+.PHONY: help demo cases test soak check format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## the same workload on three kinds of connections, side by side
 	$(RUN) -m examples.demo $(DEMO_ARGS)
+
+cases: $(VENV)/.installed-cases ## five published failures, with stock parts and with geventpg
+	$(RUN) -m examples.cases $(CASES_ARGS)
 
 test: $(VENV)/.installed-test ## run the tests against a real PostgreSQL (PYTEST_ARGS="-k name")
 	$(RUN) -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)

@@ -15,35 +15,67 @@ from typing import Any
 from celery.app.trace import task_has_custom
 
 from geventpg import registry
+from geventpg.transactions_scope import unit_of_work
+
+from .retries import ATTRIBUTE, RetryPolicy
+from .time_limits import deadline_of
 
 _MARK = "_geventpg_wrapped"
 
 
 def wrap_task(task: Any) -> None:
-    """Run *task*'s body in `geventpg.registry.scope`. Idempotent; Celery's own are left out."""
+    """Run *task*'s body in a unit of work. Idempotent; Celery's own are left out."""
     if task.name.startswith("celery."):
         return
     # With autoretry_for, Celery keeps the body under this name and `run` is its retry loop.
     name = "_orig_run" if hasattr(task, "_orig_run") else "run"
     run = getattr(task, name)
     if not getattr(run, _MARK, False):
-        setattr(task, name, _in_scope(run, lambda *_args: task))
+        setattr(task, name, _body_in_scope(run, task))
     if task_has_custom(task, "__call__"):
         # What it does after the body is a unit of work too. Looked up on the class.
         cls = type(task)
         if not getattr(cls.__call__, _MARK, False):
-            cls.__call__ = _in_scope(cls.__call__, lambda self, *_args: self)
+            cls.__call__ = _call_in_scope(cls.__call__)
 
 
-def _in_scope(function: Callable[..., Any], task_of: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
+def _body_in_scope(body: Callable[..., Any], task: Any) -> Callable[..., Any]:
+    @wraps(body)
     def in_scope(*args: Any, **kwargs: Any) -> Any:
-        request = task_of(*args).request
-        # In a worker the greenlet is the task's: what hooks did before the body is its work.
-        # Called directly or eagerly, the task may be part of somebody else's.
-        adopt = not (request.called_directly or request.is_eager)
-        with registry.scope(adopt=adopt):
-            return function(*args, **kwargs)
+        # Looked up now: annotations give it to the task after it was wrapped.
+        policy: RetryPolicy | None = getattr(task, ATTRIBUTE, None)
+        if policy is None or task.request.called_directly or _scope(task).joins:
+            with _scope(task):
+                return body(*args, **kwargs)
+
+        def unit() -> Any:
+            with unit_of_work(**_options(task)):
+                return body(*args, **kwargs)
+
+        return policy.run(task, unit)
 
     setattr(in_scope, _MARK, True)
     return in_scope
+
+
+def _call_in_scope(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def in_scope(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _scope(self):
+            return call(self, *args, **kwargs)
+
+    setattr(in_scope, _MARK, True)
+    return in_scope
+
+
+def _scope(task: Any) -> Any:
+    return registry.scope(**_options(task))
+
+
+def _options(task: Any) -> dict[str, Any]:
+    request = task.request
+    # In a worker the greenlet is the task's: what hooks did before the body is its work.
+    # Called directly or eagerly, the task may be part of somebody else's, and has no limit.
+    if request.called_directly or request.is_eager:
+        return {"adopt": False}
+    return {"adopt": True, "deadline": deadline_of(task)}

@@ -15,6 +15,7 @@ from .errors import (
 from .pool import Pool
 from .registry import close_all, configure, get_conn, get_pool, release_conn
 from .transactions import retry, run_in_transaction, transaction
+from .transient import is_transient
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "configure",
     "get_conn",
     "get_pool",
+    "is_transient",
     "release_conn",
     "retry",
     "run_in_transaction",

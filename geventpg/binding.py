@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class Holder:
     def __init__(self) -> None:
         self.held: dict[str, HeldConnection] = {}
         self.scopes = 0
+        self.deadline: float | None = None
+        """When (``time.monotonic``) the unit of work that it does has to be over."""
 
     def give_back_all(self) -> None:
         """Return everything. Does not switch under gevent."""
@@ -71,16 +74,36 @@ class Scope:
     Connections that `get_conn` bound inside are committed if the block ends normally,
     rolled back otherwise, and returned in both cases. What was bound before belongs to
     somebody further out, and a scope inside a scope joins it; but with *adopt* this greenlet
-    does nothing else than this unit of work, and everything is committed here.
+    does nothing else than this unit of work, and everything is committed here. It is told, but
+    not made, to end by *deadline* (``time.monotonic``) or that of a scope around it. *commit* is
+    given what it holds to be committed, in place of `commit_unit`.
     """
 
-    def __init__(self, *, adopt: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        adopt: bool = False,
+        deadline: float | None = None,
+        commit: Callable[[list[HeldConnection]], None] | None = None,
+    ) -> None:
         self._holder = current_holder()
         self._adopt = adopt
+        self._deadline = deadline
+        self._commit = commit or _commit_all
+        self._outer_deadline: float | None = None
         self._foreign = frozenset() if adopt else frozenset(self._holder.held)
 
+    @property
+    def joins(self) -> bool:
+        """Whether others commit, or roll back, what is done in it; before it is entered."""
+        return not self._adopt and bool(self._holder.scopes or self._foreign)
+
     def __enter__(self) -> None:
-        self._holder.scopes += 1
+        holder = self._holder
+        holder.scopes += 1
+        self._outer_deadline = holder.deadline
+        if self._deadline is not None:
+            holder.deadline = min(self._deadline, holder.deadline or self._deadline)
 
     def __exit__(
         self,
@@ -89,30 +112,38 @@ class Scope:
         traceback: TracebackType | None,
     ) -> None:
         self._holder.scopes -= 1
+        self._holder.deadline = self._outer_deadline
         if self._holder.scopes and not self._adopt:
             return
         mine = [held for name, held in self._holder.held.items() if name not in self._foreign]
         try:
-            for held in mine:
-                _finish(held.conn, failed=exc_type is not None)
+            if exc_type is None:
+                self._commit(mine)
+            else:
+                for held in mine:
+                    psycopg.Connection.__exit__(held.conn, BaseException, None, None)
         finally:
             # After a failed commit the pools roll the others back.
             for held in mine:
                 held.give_back()
 
 
-def _finish(conn: psycopg.Connection[Any], *, failed: bool) -> None:
-    if failed:
-        psycopg.Connection.__exit__(conn, BaseException, None, None)
-    elif conn.pgconn.transaction_status == TransactionStatus.INERROR:
+def commit_unit(conn: psycopg.Connection[Any]) -> None:
+    """Commit a unit of work; raise if it cannot be committed, or not in full."""
+    if conn.pgconn.transaction_status == TransactionStatus.INERROR:
         # The server would answer COMMIT with ROLLBACK, and psycopg would not say so.
         conn.rollback()
         raise psycopg.errors.InFailedSqlTransaction(
             "the transaction cannot be committed, because a statement in it failed and the error"
             " was handled; put such a statement in 'with conn.transaction():'"
         )
-    elif not conn.closed or not conn.autocommit:
+    if not conn.closed or not conn.autocommit:
         conn.commit()  # raises if the connection was lost: so is what was done on it
+
+
+def _commit_all(mine: list[HeldConnection]) -> None:
+    for held in mine:
+        commit_unit(held.conn)
 
 
 _greenlet_local = hub.GreenletLocal()

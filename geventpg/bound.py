@@ -7,6 +7,8 @@ outermost block only; inner blocks join it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +17,7 @@ from psycopg.abc import ConnParam, PQGen
 from psycopg.rows import Row
 
 from .healing import heal_blocking
+from .losses import Transaction, commit_unknown, is_in_doubt, note_loss
 from .options import check_parameters
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ class BindableConnection(psycopg.Connection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
 
     _binding: Binding | None = None
+    _commit_in_doubt = False
+    """Whether the connection was lost while COMMIT was under way."""
 
     @classmethod
     def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:
@@ -53,11 +58,43 @@ class BindableConnection(psycopg.Connection[Row]):
         """
         try:
             return super().wait(gen, *args, **kwargs)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            note_loss(self, error)
             raise
         except BaseException:
             heal_blocking(self)
             raise
+
+    def commit(self) -> None:
+        """Commit the open transaction, if there is one.
+
+        Raise `CommitUnknown` if the connection is lost meanwhile, another
+        ``psycopg.OperationalError`` if it was lost before.
+        """
+        before = self.pgconn.transaction_status
+        try:
+            super().commit()
+        except psycopg.Error as error:
+            if is_in_doubt(self, error, before):
+                raise commit_unknown(self, error) from error
+            raise
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """Run a block in a transaction, or in a savepoint inside one, as psycopg does.
+
+        A connection that is lost before its end is an ``OperationalError`` at the end, and
+        one that is lost during COMMIT `CommitUnknown`.
+        """
+        block = Transaction(self, savepoint_name, force_rollback)
+        if self._pipeline:
+            with self.pipeline(), block, self.pipeline():
+                yield block
+        else:
+            with block:
+                yield block
 
     def __enter__(self) -> Self:
         if self._binding is not None:

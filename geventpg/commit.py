@@ -53,15 +53,22 @@ class Mark(NamedTuple):
 
 
 def find_place(conn: psycopg.Connection[Any]) -> Place | None:
-    """Return what server this is, ``None`` if it cannot be told. No transaction may be open.
+    """Return what server this is, ``None`` if it cannot be told.
 
-    One round trip. Raise ``psycopg.OperationalError`` if the connection is lost.
+    One round trip, also in a transaction, which goes on. Raise ``psycopg.OperationalError`` if
+    the connection is lost.
     """
+    query, undo = _PLACE, b""
+    if conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        query = b"SAVEPOINT _geventpg; %s; RELEASE _geventpg" % _PLACE
+        undo = b"ROLLBACK TO _geventpg; RELEASE _geventpg"
     try:
-        cluster, timeline = _ask(conn, _PLACE)
+        cluster, timeline = _ask(conn, query)
     except psycopg.OperationalError:
         raise
     except psycopg.Error:
+        if undo:
+            _ask(conn, undo)
         return None
     return (cluster, timeline) if cluster and timeline else None
 
@@ -110,16 +117,19 @@ def look_up(
 
 
 def _ask(conn: psycopg.Connection[Any], query: bytes) -> list[bytes | None]:
-    """Return the first row. Raise what the server says."""
+    """Return the one row that the statements in *query* give. Raise what the server says."""
     with conn.lock:
-        result = conn.wait(_ask_gen(conn.pgconn, query))
-    if result.status != pq.ExecStatus.TUPLES_OK:
-        raise psycopg.errors.error_from_result(result)
-    return [result.get_value(0, column) for column in range(result.nfields)]
+        results = conn.wait(_ask_gen(conn.pgconn, query))
+    row: list[bytes | None] = []
+    for result in results:
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result)
+        row += [result.get_value(0, column) for column in range(result.nfields)]
+    return row
 
 
-def _ask_gen(pgconn: pq.abc.PGconn, query: bytes) -> PQGen[pq.abc.PGresult]:
+def _ask_gen(pgconn: pq.abc.PGconn, query: bytes) -> PQGen[list[pq.abc.PGresult]]:
     # Directly, and not with a cursor: that would open a transaction and have it prepared.
     pgconn.send_query(query)
     results: list[pq.abc.PGresult] = yield from generators.execute(pgconn)
-    return results[-1]
+    return results

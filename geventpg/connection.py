@@ -29,6 +29,7 @@ from .bound import BindableConnection
 from .cursor import Cursor, PreparedBegin
 from .discretion import discreet, hide_secrets
 from .healing import heal
+from .losses import note_loss
 from .options import check_conninfo
 from .prepared import find_pooler_gen
 from .resolve import resolve_hosts
@@ -204,7 +205,9 @@ class Connection(BindableConnection[Row]):
         is psycopg's way to notice Ctrl-C. See the class for what an exception does.
         """
         if self._watch.stopped:
-            raise errors.OperationalError("the connection is closed")
+            closed = errors.OperationalError("the connection is closed")
+            note_loss(self, closed)
+            raise closed
         try:
             if timeout is None:
                 return self._watch.drive(gen)
@@ -212,6 +215,7 @@ class Connection(BindableConnection[Row]):
         except hub.DeadlineReached:
             raise errors._WaitTimeout("wait timeout expired") from None
         except errors.Error as error:
+            note_loss(self, error)
             if self.pgconn.status == BAD:
                 self._watch.stop()
             elif error.sqlstate == READ_ONLY and self._on_read_only is not None:

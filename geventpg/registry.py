@@ -131,9 +131,15 @@ def release_conn(name: str = "default") -> None:
     held.give_back()
 
 
-def scope(*, adopt: bool = False) -> binding.Scope:
+def scope(**options: Any) -> binding.Scope:
     """Return a context manager for a unit of work; see `binding.Scope`."""
-    return binding.Scope(adopt=adopt)
+    return binding.Scope(**options)
+
+
+def remaining_time() -> float | None:
+    """Return the seconds that this greenlet's unit of work has left, ``None``: no limit."""
+    deadline = binding.current_holder().deadline
+    return None if deadline is None else max(deadline - monotonic(), 0.0)
 
 
 def close_all(timeout: float = 5.0) -> None:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors, pq
 
 from .errors import CommitUnknown, StaleStatement
+from .losses import is_rolled_back
 from .prepared import is_unusable
 
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
@@ -32,11 +33,15 @@ def is_transient(error: BaseException, conn: psycopg.Connection[Any] | None = No
 
     True for serialization failures and deadlocks, for servers that shut down or are
     read-only, for prepared statements that were lost or went stale, and for connections that
-    were lost; the last is known best with *conn*, on which it happened. Never for
-    `CommitUnknown`: it may have succeeded already.
+    were lost before COMMIT was sent; of one that is not geventpg's that is known only with
+    *conn*, on which it happened. False where it may have succeeded already: for `CommitUnknown`,
+    and for a connection lost in autocommit mode. Does not block.
     """
     if isinstance(error, CommitUnknown) or not isinstance(error, psycopg.Error):
         return False
+    rolled_back = is_rolled_back(error)
+    if rolled_back is not None:
+        return rolled_back
     if isinstance(error, (*_CONFLICTS, *_WRONG_SERVER, StaleStatement)) or is_unusable(error):
         return True
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):

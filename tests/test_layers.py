@@ -29,7 +29,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             "cursor",
             "faults",
             "healing",
-            *("prepared", "resolve"),
+            *("losses", "prepared", "resolve"),
         ],
     ),
     (

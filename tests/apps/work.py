@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject
 from psycopg.conninfo import make_conninfo
 
 import geventpg
-from celery_integration import install
+from celery_integration import install, retry_policy
 
 app = Celery("work", broker=os.environ["BROKER_URL"], backend=os.environ.get("RESULT_BACKEND"))
 app.conf.broker_connection_retry_on_startup = True
@@ -168,6 +168,17 @@ def lose_connection(tag):
         admin.execute("select pg_terminate_backend(%s)", [pid()])
 
 
+@app.task(name="statement_timeout")
+def statement_timeout():
+    """Return the statement_timeout (ms) of a transaction that is to end with the task."""
+    with geventpg.transaction(statement_timeout="remaining") as conn:
+        return int(
+            conn.execute(
+                "select setting from pg_settings where name = 'statement_timeout'"
+            ).fetchone()[0]
+        )
+
+
 # -- kinds of tasks ------------------------------------------------------------------------------
 
 
@@ -225,6 +236,120 @@ class PlainTask(app.Task):
 
 
 app.register_task(PlainTask())
+
+
+# -- retried tasks -------------------------------------------------------------------------------
+
+
+def tried(task, tag):
+    """Write down, whatever becomes of the task, that it was tried; return whether for once."""
+    with psycopg.connect(os.environ["GEVENTPG_CONNINFO"], autocommit=True) as conn:
+        conn.execute("insert into work_notes (tag) values (%s)", [f"{tag}-tried"])
+    return task.request.retries == 0
+
+
+def fail_with(sqlstate):
+    geventpg.get_conn().execute(f"do $$ begin raise sqlstate '{sqlstate}'; end $$")
+
+
+@app.task(name="policy", **retry_policy(backoff=0.01))
+def policy(tag, sqlstate="40001"):
+    note(f"{tag}-done")
+    if tried(policy, tag):
+        fail_with(sqlstate)
+
+
+@app.task(name="policy_bound", bind=True, acks_late=True, **retry_policy(backoff=0.01))
+def policy_bound(self, tag, sqlstate="40001"):
+    note(f"{tag}-done")
+    if tried(self, tag):
+        fail_with(sqlstate)
+
+
+@app.task(name="policy_audited", base=Audited, bind=True, **retry_policy(backoff=0.01))
+def policy_audited(self, tag, sqlstate="40001"):
+    note(f"{tag}-done")
+    if tried(self, tag):
+        fail_with(sqlstate)
+
+
+class PolicyTask(app.Task):
+    name = "policy_class"
+
+    def run(self, tag, sqlstate="40001"):
+        note(f"{tag}-done")
+        if tried(self, tag):
+            fail_with(sqlstate)
+
+
+for option, value in retry_policy(backoff=0.01).items():
+    setattr(PolicyTask, option, value)
+app.register_task(PolicyTask())
+
+
+@app.task(name="policy_forever", bind=True, **retry_policy(max_retries=2, backoff=0.01))
+def policy_forever(self, tag):
+    note(f"{tag}-done")
+    tried(self, tag)
+    fail_with("40P01")
+
+
+@app.task(name="policy_lost", bind=True, **retry_policy(backoff=0.01))
+def policy_lost(self, tag):
+    """Lose the connection where only the commit can notice."""
+    note(f"{tag}-done")
+    if tried(self, tag):
+        with psycopg.connect(os.environ["GEVENTPG_CONNINFO"], autocommit=True) as admin:
+            admin.execute("select pg_terminate_backend(%s)", [pid()])
+
+
+@app.task(name="policy_lost_in_block", bind=True, **retry_policy(backoff=0.01))
+def policy_lost_in_block(self, tag):
+    with geventpg.get_conn() as conn:
+        note(f"{tag}-done")
+        if tried(self, tag):
+            conn.execute("select pg_terminate_backend(pg_backend_pid())")
+
+
+@app.task(name="policy_fatal_commit", bind=True, **retry_policy(backoff=0.01))
+def policy_fatal_commit(self, tag):
+    """Be terminated by the server in the middle of COMMIT."""
+    note(f"{tag}-done")
+    if tried(self, tag):
+        geventpg.get_conn().execute("insert into work_fatal values (1)")
+
+
+def commit_and_be_terminated(task, tag, by="commit"):
+    conn = geventpg.get_conn()
+    if by == "commit":
+        note(f"{tag}-done")
+        if tried(task, tag):
+            conn.execute("insert into work_fatal values (1)")
+        conn.commit()
+        return
+    conn.rollback()
+    with conn.transaction():
+        note(f"{tag}-done")
+        if tried(task, tag):
+            conn.execute("insert into work_fatal values (1)")
+
+
+@app.task(name="policy_unknown", bind=True, **retry_policy(backoff=0.01))
+def policy_unknown(self, tag, by="commit"):
+    commit_and_be_terminated(self, tag, by)
+
+
+@app.task(
+    name="policy_unknown_autoretry", bind=True, autoretry_for=(psycopg.OperationalError,),
+    default_retry_delay=0, **retry_policy(backoff=0.01),
+)  # fmt: skip
+def policy_unknown_autoretry(self, tag):
+    commit_and_be_terminated(self, tag)
+
+
+@app.task(name="policy_idempotent", bind=True, **retry_policy(backoff=0.01, idempotent=True))
+def policy_idempotent(self, tag):
+    commit_and_be_terminated(self, tag)
 
 
 @app.task(name="late", acks_late=True, bind=True)

@@ -23,10 +23,15 @@ from tests.support.script import clean_environment
 from tests.support.server import Server
 
 TABLES = """
-    drop table if exists work_links, work_notes;
+    drop table if exists work_links, work_fatal, work_notes;
     create table work_notes (id int generated always as identity primary key, tag text);
     create table work_links (tag text,
         target int references work_notes deferrable initially deferred);
+    create table work_fatal (id int);
+    create or replace function work_terminate() returns trigger language plpgsql as $$
+        begin perform pg_terminate_backend(pg_backend_pid()), pg_sleep(10); return null; end $$;
+    create constraint trigger work_terminate after insert on work_fatal
+        deferrable initially deferred for each row execute function work_terminate();
     """
 
 

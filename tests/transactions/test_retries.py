@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import gevent
 import psycopg
 import pytest
@@ -9,6 +11,7 @@ from gevent.event import Event
 from psycopg import IsolationLevel, errors
 
 import geventpg
+from geventpg import registry
 from geventpg.transient import is_transient
 from tests.support.pools import terminate
 
@@ -177,6 +180,36 @@ def test_the_timeout_bounds_the_checkout(configure):
     name = configure(max_size=1)
     with geventpg.get_pool(name).connection(), pytest.raises(geventpg.PoolTimeout):
         geventpg.run_in_transaction(lambda _conn: None, pool=name, timeout=0.05)
+
+
+def test_statements_get_what_is_left_of_the_timeout_when_an_attempt_begins(name):
+    shown = []
+
+    @geventpg.retry(pool=name, timeout=20, statement_timeout="remaining", max_attempts=2)
+    def work(conn):
+        shown.append(
+            conn.execute(
+                "select setting::int from pg_settings where name = 'statement_timeout'"
+            ).fetchone()[0]
+        )
+        if len(shown) == 1:
+            gevent.sleep(0.05)
+            raise errors.SerializationFailure("once more")
+
+    work()
+    assert 20_000 >= shown[0] >= shown[1] + 50 > 10_000
+
+
+def test_the_time_of_the_unit_of_work_counts_if_it_is_shorter(name):
+    def shown(conn):
+        return conn.execute("show statement_timeout").fetchone()[0]
+
+    with registry.scope(deadline=time.monotonic() + 10):
+        text = geventpg.run_in_transaction(
+            shown, pool=name, timeout=3_000, statement_timeout="remaining"
+        )
+    assert text.endswith("ms")
+    assert int(text.removesuffix("ms")) <= 10_000
 
 
 @pytest.mark.parametrize("options", [{"max_attempts": 0}, {"timeout": -1.0}])

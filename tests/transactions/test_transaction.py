@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import gevent
 import psycopg
 import pytest
 from psycopg import IsolationLevel
 
 import geventpg
+from geventpg import registry
 from tests.support.pools import terminate
 
 INSERT = "insert into notes values (%s)"
@@ -113,6 +116,87 @@ def test_a_statement_timeout_bounds_statements_of_the_block_only(name):
         conn.execute("select pg_sleep(60)")
     with geventpg.get_conn(name) as conn:
         assert conn.execute("show statement_timeout").fetchone() == ("0",)
+
+
+def shown_timeout(conn):
+    """Return the statement_timeout (s) that the server goes by."""
+    (shown,) = conn.execute(
+        "select setting::int from pg_settings where name = 'statement_timeout'"
+    ).fetchone()
+    return shown / 1000
+
+
+@pytest.mark.parametrize("autocommit", [False, True], ids=["transactions", "autocommit"])
+def test_a_statement_timeout_goes_with_the_options_of_begin(configure, autocommit):
+    name = configure(kwargs={"autocommit": autocommit})
+    serializable = IsolationLevel.SERIALIZABLE
+    with geventpg.transaction(name, isolation_level=serializable, statement_timeout=7) as conn:
+        assert shown_timeout(conn) == 7
+        assert conn.execute("show transaction_isolation").fetchone() == ("serializable",)
+    with geventpg.transaction(name) as conn:
+        assert shown_timeout(conn) == 0
+        assert conn.execute("show transaction_isolation").fetchone() == ("read committed",)
+
+
+def test_a_statement_timeout_costs_no_round_trip(name, tmp_path):
+    with geventpg.get_conn(name) as conn, (tmp_path / "trace").open("w+") as trace:
+        conn.pgconn.trace(trace.fileno())
+        with geventpg.transaction(name, statement_timeout=5, read_only=True):
+            pass
+        conn.pgconn.untrace()
+        trace.seek(0)
+        sent = [line.split("\t")[-1] for line in trace if "\tF\t" in line]
+    assert [message.strip() for message in sent] == [
+        '"BEGIN READ ONLY; SET LOCAL statement_timeout = 5000"',
+        '"COMMIT"',
+    ]
+
+
+def test_the_remaining_time_is_that_of_the_unit_of_work(name):
+    with registry.scope(deadline=time.monotonic() + 20):
+        with geventpg.transaction(name, statement_timeout="remaining") as conn:
+            assert 10 < shown_timeout(conn) <= 20
+        for inner, least, most in [(1_000, 10, 20), (5, 0, 5)]:
+            with (
+                registry.scope(deadline=time.monotonic() + inner),
+                geventpg.transaction(name, statement_timeout="remaining") as conn,
+            ):
+                assert least < shown_timeout(conn) <= most
+        with geventpg.transaction(name, statement_timeout="remaining") as conn:
+            assert 10 < shown_timeout(conn) <= 20
+    with geventpg.transaction(name, statement_timeout="remaining") as conn:
+        assert shown_timeout(conn) == 0
+
+
+def test_a_unit_of_work_whose_time_is_up_gets_no_statement_through(name):
+    with (
+        registry.scope(deadline=time.monotonic() - 1),
+        pytest.raises(psycopg.errors.QueryCanceled),
+        geventpg.transaction(name, statement_timeout="remaining") as conn,
+    ):
+        conn.execute("select pg_sleep(60)")
+
+
+@pytest.mark.parametrize("bound", ["forever", 0, -1, 3e6])
+def test_an_impossible_statement_timeout_is_refused(name, bound):
+    with (
+        pytest.raises(ValueError, match="statement_timeout must be"),
+        geventpg.transaction(name, statement_timeout=bound),
+    ):
+        pass
+
+
+def test_a_timeout_during_begin_goes_through_and_the_connection_is_as_before(configure, proxy, dsn):
+    name = configure(proxy.dsn(dsn), max_size=1)
+    with geventpg.transaction(name) as first:
+        first.execute("select 1")
+    proxy.delay(0.15)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.1), geventpg.transaction(name):
+        pass
+    proxy.delay(0)
+    with geventpg.get_conn(name) as conn:  # psycopg would refuse to commit inside a block
+        conn.execute("select 1")
+    assert conn is first
 
 
 def test_a_failed_statement_whose_error_was_swallowed_fails_the_block(name, notes):

@@ -1,0 +1,85 @@
+"""Tasks that are run again when the reason for their failure may pass: `retry_policy`.
+
+Celery's ``autoretry_for`` goes by the class of an exception. Whether a lost connection may be
+repeated cannot be told by that: it depends on whether COMMIT had been sent. So the policy is
+an attribute of the task, which the wrapper around its body (see `tasks`) goes by.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import psycopg
+
+from geventpg import CommitUnknown, ConnectRejected, PoolTimeout, TooManyRequests, is_transient
+from geventpg.losses import is_rolled_back
+
+ATTRIBUTE = "geventpg_retry"
+
+
+def retry_policy(
+    *,
+    max_retries: int | None = 5,
+    backoff: float = 1.0,
+    backoff_max: float = 60.0,
+    idempotent: bool = False,
+) -> dict[str, Any]:
+    """Return task options: ``@app.task(**retry_policy())``, or ``task_annotations`` for many.
+
+    The task is retried, through Celery, when `geventpg.is_transient` says that its failure may
+    pass, and when it got no connection in time. What it did was rolled back before. Any kind
+    of task and pool will do, beside ``autoretry_for`` too; `install` has to be in effect.
+
+    *max_retries* is Celery's (``None``: no end). The pauses are random between nothing and
+    *backoff* seconds, twice as much after each retry, and *backoff_max* at most.
+
+    A task is not retried where it may be committed already: after `CommitUnknown`, and after a
+    connection was lost in autocommit mode. *idempotent* says that doing it twice is harmless.
+    To know more often, such a task looks up the outcome of a COMMIT whose answer was lost, as
+    `geventpg.transaction` does, at the price of a round trip before COMMIT. Raise ``ValueError``
+    for impossible values.
+    """
+    if max_retries is not None and max_retries < 0:
+        raise ValueError(f"max_retries must not be negative, not {max_retries}")
+    if not 0 <= backoff <= backoff_max:
+        raise ValueError(f"backoff must be between 0 and backoff_max, not {backoff:g}")
+    return {
+        ATTRIBUTE: RetryPolicy(backoff, backoff_max, idempotent),
+        "max_retries": max_retries,
+        # Also if the task has an autoretry_for that includes it.
+        "dont_autoretry_for": () if idempotent else (CommitUnknown,),
+    }
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a task is run again, and after how long."""
+
+    backoff: float
+    backoff_max: float
+    idempotent: bool
+
+    def covers(self, error: psycopg.Error) -> bool:
+        """Tell whether a task that failed with *error* may be run again."""
+        if isinstance(error, CommitUnknown) or is_rolled_back(error) is False:
+            return self.idempotent
+        if isinstance(error, (PoolTimeout, TooManyRequests)):
+            return not isinstance(error, ConnectRejected)
+        return is_transient(error)
+
+    def run(self, task: Any, body: Callable[[], Any]) -> Any:
+        """Return what *body* returns. Raise Celery's ``Retry`` for an error that is covered."""
+        try:
+            return body()
+        except psycopg.Error as error:
+            if not self.covers(error):
+                raise
+            self._retry(task, error)
+
+    def _retry(self, task: Any, error: psycopg.Error) -> NoReturn:
+        longest = min(self.backoff * 2.0 ** min(task.request.retries, 64), self.backoff_max)
+        # Raises, the error itself if there were retries enough.
+        raise task.retry(exc=error, countdown=random.uniform(0.0, longest))
