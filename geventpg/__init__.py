@@ -9,11 +9,13 @@ from .errors import (
     PoolClosed,
     PoolTimeout,
     StaleStatement,
+    StartupOptionRefused,
     TooManyRequests,
     WrongHub,
 )
 from .pool import Pool
 from .registry import close_all, configure, get_conn, get_pool, release_conn
+from .statement import Statement
 from .transactions import retry, run_in_transaction, transaction
 
 __version__ = "0.1.0"
@@ -28,6 +30,8 @@ __all__ = [
     "PoolClosed",
     "PoolTimeout",
     "StaleStatement",
+    "StartupOptionRefused",
+    "Statement",
     "TooManyRequests",
     "WrongHub",
     "close_all",
