@@ -178,8 +178,8 @@ class Cursor(psycopg.Cursor[Row]):
             super()._raise_for_result(result)
         except psycopg.Error as error:
             # Elsewhere it is done by who sent it. In a pipeline the answer comes later.
-            if self._conn._pipeline is not None and self._query and is_unusable(error):
-                forget(self._conn, error, self._query.query)
+            if self._conn._pipeline is not None and is_unusable(error):
+                forget(self._conn, error, self._query.query if self._query else None)
             raise
 
     def _take(self, results: list[pq.abc.PGresult]) -> None:

@@ -13,6 +13,8 @@ import psycopg
 from psycopg import errors, pq
 
 if TYPE_CHECKING:
+    from psycopg._preparing import Key, PrepareManager
+
     from .connection import Connection
 
 COMMAND_OK = pq.ExecStatus.COMMAND_OK
@@ -31,28 +33,35 @@ def is_unusable(error: BaseException) -> bool:
     )
 
 
-def forget(conn: Connection[Any], error: BaseException, query: bytes) -> None:
-    """Do not use *query* prepared again, which met *error*; it is prepared anew when it is due."""
+def forget(conn: Connection[Any], error: BaseException, query: bytes | None) -> None:
+    """Do not use *query* prepared again, which met *error*; it is prepared anew when it is due.
+
+    ``None``: in a pipeline it may not be known which one it was. Then it is all of them.
+    """
     prepared = conn._prepared
     if isinstance(error, errors.FeatureNotSupported):
         forget_stale(conn, query)
-        if conn._on_stale is not None:
+        if query is not None and conn._on_stale is not None:
             conn._on_stale(query)
     elif isinstance(error, errors.InvalidSqlStatementName):
         prepared._names.clear()  # one is lost: so are the others, most likely
         prepared._to_flush.clear()
     else:
         # In a pipeline it counts as prepared already. The one of that name is not ours.
-        for key in [key for key in prepared._names if key[0] == query]:
+        for key in _keys(prepared, query):
             del prepared._names[key]
 
 
-def forget_stale(conn: psycopg.Connection[Any], query: bytes) -> None:
+def forget_stale(conn: psycopg.Connection[Any], query: bytes | None) -> None:
     """Have *query* prepared anew, and its statement deallocated, when it is executed next."""
     prepared = conn._prepared
-    for key in [key for key in prepared._names if key[0] == query]:
+    for key in _keys(prepared, query):
         prepared._to_flush.append(prepared._names.pop(key))
         prepared._counts[key] = prepared.prepare_threshold or 0
+
+
+def _keys(prepared: PrepareManager, query: bytes | None) -> list[Key]:
+    return [key for key in prepared._names if query is None or key[0] == query]
 
 
 class PreparedBegin:
