@@ -352,8 +352,15 @@ class _CopyWriter(LibpqWriter):
             super().finish(exc)
 
 
-@lru_cache(maxsize=512)
 def _pipelinable(query: bytes, has_params: bool) -> bool:
+    # Long statements are hardly ever executed again: remembering them is memory wasted.
+    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
+        return _is_pipelinable.__wrapped__(query, has_params)
+    return _is_pipelinable(query, has_params)
+
+
+@lru_cache(maxsize=512)
+def _is_pipelinable(query: bytes, has_params: bool) -> bool:
     if not _PIPELINABLE.match(query):
         return False
     # With parameters psycopg uses the extended protocol anyway, which takes one statement and
