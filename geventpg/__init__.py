@@ -9,11 +9,13 @@ from .errors import (
     PoolClosed,
     PoolTimeout,
     StaleStatement,
+    StartupOptionRefused,
     TooManyRequests,
     WrongHub,
 )
 from .pool import Pool
 from .registry import close_all, configure, get_conn, get_pool, release_conn
+from .statement import Statement
 from .transactions import retry, run_in_transaction, transaction
 from .transient import is_transient
 
@@ -29,6 +31,8 @@ __all__ = [
     "PoolClosed",
     "PoolTimeout",
     "StaleStatement",
+    "StartupOptionRefused",
+    "Statement",
     "TooManyRequests",
     "WrongHub",
     "close_all",

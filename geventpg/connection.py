@@ -26,13 +26,15 @@ from psycopg.rows import Row, RowFactory, tuple_row
 from . import hub
 from .adaptation import ConnectionAdapters
 from .bound import BindableConnection
-from .cursor import Cursor, PreparedBegin
+from .cursor import Cursor
 from .discretion import discreet, hide_secrets
 from .healing import heal
 from .losses import note_loss
 from .options import check_conninfo
-from .prepared import find_pooler_gen
+from .pooler import OF_ALL, Warnings, explain_refusal, find_pooler_gen, is_due
+from .prepared import PreparedBegin
 from .resolve import resolve_hosts
+from .server_cursor import ServerCursor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,6 +99,7 @@ class Connection(BindableConnection[Row]):
         super().__init__(pgconn, row_factory)
         self._attach()
         self.cursor_factory = Cursor
+        self.server_cursor_factory = ServerCursor
 
     def _attach(self) -> None:
         """Start waiting on this thread's hub; used for connections made by other classes too."""
@@ -109,6 +112,11 @@ class Connection(BindableConnection[Row]):
         """Told of a statement whose prepared form went stale."""
         self._pooled: bool | None = None
         """Whether a pooler is in between, ``None`` until somebody had to know."""
+        self._prepares_always = False
+        """Whether to prepare behind a pooler too."""
+        self._warnings: Warnings = OF_ALL
+        self._on_lost: Callable[[bool], None] | None = None
+        """Told of a prepared statement that was gone, and whether it was executed all the same."""
         self._checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
@@ -187,6 +195,9 @@ class Connection(BindableConnection[Row]):
             raise errors.ConnectionTimeout("connection timeout expired") from None
         except errors.Error as error:
             hide_secrets(error)
+            explained = explain_refusal(error)
+            if explained is not error:
+                raise explained from error
             raise
         yield from ()
         return cls(pgconn)
@@ -362,6 +373,9 @@ class Connection(BindableConnection[Row]):
     # -- transactions: BEGIN with the first statement, a short way to COMMIT ----------------
 
     def _start_query(self) -> Any:
+        # Every cursor class comes by here: psycopg's own do not ask before they prepare.
+        if self._pooled is None and not self._prepares_always and is_due(self):
+            self._look_for_pooler()
         # psycopg iterates over it; nothing to iterate over is cheaper than a generator.
         if self._autocommit:
             return ()
@@ -386,7 +400,9 @@ class Connection(BindableConnection[Row]):
         # In a pipeline it would be too late: what is prepared there is not known until its end.
         if (
             self._pooled is None
+            and not self._prepares_always
             and self.prepare_threshold is not None
+            and self._pipeline is None
             and self.pgconn.transaction_status in (IDLE, INTRANS)
         ):
             self.wait(find_pooler_gen(self))

@@ -242,10 +242,11 @@ class Connector:
             raise
         pool._stats[pool._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
         conn.cancel_timeout = pool.cancel_timeout
-        if pool.prepare == "never":
+        conn._warnings = pool._warnings
+        if pool.prepare_mode == "never":
             conn.prepare_threshold = None
-        elif pool.prepare == "always":
-            conn._pooled = False  # or one that knows prepared statements: nobody is asked
+        elif pool.prepare_mode == "always":
+            conn._prepares_always = True
         return conn
 
     def _configure(self, conn: Connection[Any]) -> None:
@@ -275,6 +276,7 @@ class Connector:
         conn._on_idle_readable = pool._watchdog.readable(slot)
         pool._failover.watch(conn)
         conn._on_stale = _spare_others(weakref.ref(pool))
+        conn._on_lost = _count_lost(weakref.ref(pool))
         if replaces is not None and replaces.state is SlotState.IDLE:
             pool._evict(replaces, "it is replaced")
         pool._recycler.returned(slot)
@@ -359,6 +361,15 @@ def _spare_others(reference: weakref.ref[Pool[Any]]) -> Callable[[bytes], None]:
                 forget_stale(slot.conn, query)
 
     return on_stale
+
+
+def _count_lost(reference: weakref.ref[Pool[Any]]) -> Callable[[bool], None]:
+    def on_lost(healed: bool) -> None:
+        pool = reference()
+        if pool is not None:
+            pool._stats[pool._STATEMENTS_HEALED if healed else pool._STATEMENTS_LOST] += 1
+
+    return on_lost
 
 
 @discreet

@@ -9,10 +9,10 @@ has succeeded, the statement has failed, the transaction is aborted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import ref
 
 import psycopg
@@ -28,7 +28,10 @@ from psycopg.rows import Row, RowFactory
 from .adaptation import ConnectionAdapters, SharedAdapters
 from .errors import StaleStatement
 from .healing import heal
-from .prepared import find_pooler_gen, forget, is_unusable
+from .pooler import find_pooler_gen, mind
+from .prepared import forget, is_unusable
+from .session_state import Trace, left_behind
+from .statement import Statement, make_due
 
 if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery, QueryPart
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 TEXT = pq.Format.TEXT
 ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
-COMMAND_OK = pq.ExecStatus.COMMAND_OK
 TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
@@ -133,14 +135,52 @@ class Cursor(psycopg.Cursor[Row]):
         except psycopg.Error as error:
             if prep is Prepare.NO or not is_unusable(error):
                 raise
-            forget(self._conn, error, pgq)
-            if self._pgconn.transaction_status != IDLE:
-                # What the transaction did so far is lost: it can be run again as a whole.
-                raise StaleStatement(f"{error}; the transaction can be run again") from error
+            forget(self._conn, error, pgq.query)
+            self._heal_or_raise(error, possible=self._pgconn.transaction_status == IDLE)
             yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
         self._last_query = query
         if prepared._to_flush:
             yield from prepared.maintain_gen(self._conn)
+
+    def _heal_or_raise(self, error: psycopg.Error, *, possible: bool) -> None:
+        """Tell the pool of a prepared statement that was gone; raise if more is lost with it."""
+        if self._conn._on_lost is not None:
+            self._conn._on_lost(possible)
+        if not possible:
+            # What the transaction did so far is lost: it can be run again as a whole.
+            raise StaleStatement(f"{error}; the transaction can be run again") from error
+
+    def executemany(
+        self, query: Query, params_seq: Iterable[Any], *, returning: bool = False
+    ) -> None:
+        """Execute *query* for each of *params_seq*, as psycopg does, in one pipeline.
+
+        If its prepared form was lost or went stale it is done again, when it is a transaction of
+        its own or the first of one and *params_seq* is a sequence; else raise `StaleStatement`.
+        """
+        conn = self._conn
+        alone = conn._pipeline is None and self._pgconn.transaction_status == IDLE
+        try:
+            super().executemany(query, params_seq, returning=returning)
+        except psycopg.Error as error:
+            if not is_unusable(error) or conn._pipeline is not None:
+                raise
+            if self._query is not None:
+                forget(conn, error, self._query.query)
+            # One error undoes the whole pipeline: nothing was executed.
+            self._heal_or_raise(error, possible=alone and isinstance(params_seq, Sequence))
+            if self._pgconn.transaction_status != IDLE:
+                conn.rollback()
+            super().executemany(query, params_seq, returning=returning)
+
+    def _raise_for_result(self, result: pq.abc.PGresult) -> NoReturn:
+        try:
+            super()._raise_for_result(result)
+        except psycopg.Error as error:
+            # Elsewhere it is done by who sent it. In a pipeline the answer comes later.
+            if self._conn._pipeline is not None and is_unusable(error):
+                forget(self._conn, error, self._query.query if self._query else None)
+            raise
 
     def _take(self, results: list[pq.abc.PGresult]) -> None:
         """Do `_check_results` and `_set_results`, shorter for one result that has rows."""
@@ -162,6 +202,7 @@ class Cursor(psycopg.Cursor[Row]):
         # Asked once, when a statement is about to be prepared: few connections get that far.
         if (
             conn._pooled is None
+            and not conn._prepares_always
             and conn._pipeline is None
             and conn._prepared.get(pgq, prepare)[0] is Prepare.SHOULD
         ):
@@ -171,7 +212,7 @@ class Cursor(psycopg.Cursor[Row]):
     def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
         # The short cut is for what nearly every statement is: text with a tuple or a list.
         if query.__class__ is str and (params.__class__ is tuple or params.__class__ is list):
-            text, formats, parts = _placeholders(query, self._pgconn._encoding)
+            text, formats, parts, trace = _placeholders(query, self._pgconn._encoding)
             if formats is not None and len(formats) == len(params):
                 tx = self._tx
                 pgq = self._query_cls(tx)
@@ -179,8 +220,17 @@ class Cursor(psycopg.Cursor[Row]):
                 pgq.params = tx.dump_sequence(params, formats)
                 pgq.types = tx.types or ()
                 pgq.formats = tx.formats
+                if trace is not None and self._conn._pooled is not False:
+                    mind(self._conn, trace)
                 return pgq
-        return super()._convert_query(query, params)
+        if query.__class__ is Statement:
+            pgq = self._convert_query(query.query, params)
+            make_due(self._conn._prepared, pgq)
+            return pgq
+        pgq = super()._convert_query(query, params)
+        if self._conn._pooled is not False and (trace := left_behind(pgq.query)) is not None:
+            mind(self._conn, trace)
+        return pgq
 
     def _start(self, query: Query) -> None:
         """Forget the last result; see to the transformer for the next statement."""
@@ -238,7 +288,8 @@ class Cursor(psycopg.Cursor[Row]):
             if prep is Prepare.NO or not is_unusable(error):
                 raise
             # The transaction did nothing else so far: begin it once more.
-            forget(self._conn, error, pgq)
+            forget(self._conn, error, pgq.query)
+            self._heal_or_raise(error, possible=True)
             yield from conn._exec_command(b"ROLLBACK")
             yield from conn._start_query()
             yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
@@ -293,56 +344,6 @@ class Cursor(psycopg.Cursor[Row]):
                 raise psycopg.errors.error_from_result(result, encoding=self._pgconn._encoding)
 
 
-class PreparedBegin:
-    """BEGIN as a prepared statement of one connection: the server need not parse it again.
-
-    It is used only where psycopg may prepare statements, and given up for the connection as
-    soon as the server does not know it: a pooler is in between, or somebody discarded it.
-    """
-
-    __slots__ = ("_command", "_usable")
-
-    _NAME = b"_geventpg_begin"
-
-    def __init__(self) -> None:
-        self._command: bytes | None = None
-        self._usable = True
-
-    def send(self, conn: Connection[Any]) -> int:
-        """Queue BEGIN in pipeline mode; return how many commands that took."""
-        pgconn, command = conn.pgconn, conn._get_tx_start_command()
-        if command == self._command:
-            pgconn.send_query_prepared(self._NAME, None)
-            return 1
-        # Not before it is known that no pooler is in between: see `prepared`.
-        if (
-            self._command is None
-            and self._usable
-            and conn._pooled is False
-            and conn.prepare_threshold is not None
-        ):
-            self._command = command
-            pgconn.send_prepare(self._NAME, command)
-            pgconn.send_query_prepared(self._NAME, None)
-            return 2
-        pgconn.send_query_params(command, None)
-        return 1
-
-    def forget(self) -> None:
-        """All prepared statements of the connection were deallocated."""
-        self._command = None
-
-    def was_lost(self, results: list[pq.abc.PGresult]) -> bool:
-        """Tell whether BEGIN failed because it was not prepared, or was already."""
-        if self._command is None or results[-1].status == COMMAND_OK:
-            return False
-        states = {result.error_field(pq.DiagnosticField.SQLSTATE) for result in results}
-        if not states & {b"26000", b"42P05"}:
-            return False
-        self._command, self._usable = None, False
-        return True
-
-
 class _CopyWriter(LibpqWriter):
     """psycopg's writer, which does not end a COPY that `heal` ended already."""
 
@@ -351,8 +352,15 @@ class _CopyWriter(LibpqWriter):
             super().finish(exc)
 
 
-@lru_cache(maxsize=512)
 def _pipelinable(query: bytes, has_params: bool) -> bool:
+    # Long statements are hardly ever executed again: remembering them is memory wasted.
+    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
+        return _is_pipelinable.__wrapped__(query, has_params)
+    return _is_pipelinable(query, has_params)
+
+
+@lru_cache(maxsize=512)
+def _is_pipelinable(query: bytes, has_params: bool) -> bool:
     if not _PIPELINABLE.match(query):
         return False
     # With parameters psycopg uses the extended protocol anyway, which takes one statement and
@@ -363,13 +371,13 @@ def _pipelinable(query: bytes, has_params: bool) -> bool:
 @lru_cache(maxsize=512)
 def _placeholders(
     query: str, encoding: str
-) -> tuple[bytes, list[abc.PyFormat] | None, list[QueryPart]]:
-    """Return the statement as the server knows it and the format of each placeholder.
+) -> tuple[bytes, list[abc.PyFormat] | None, list[QueryPart], Trace | None]:
+    """Return the statement as the server knows it, the format of each placeholder, and its trace.
 
     No formats means that it needs psycopg's own treatment: it has placeholders with names, or
     is too long to be remembered.
     """
     if len(query) > MAX_CACHED_STATEMENT_LENGTH:
-        return b"", None, []
+        return b"", None, [], None
     text, formats, order, parts = _query2pg(query.encode(encoding), encoding)
-    return text, None if order else formats, parts
+    return text, None if order else formats, parts, left_behind(text)

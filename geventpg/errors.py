@@ -18,6 +18,7 @@ __all__ = [
     "PoolClosed",
     "PoolTimeout",
     "StaleStatement",
+    "StartupOptionRefused",
     "TooManyRequests",
     "WrongHub",
 ]
@@ -45,6 +46,15 @@ class ConnectRejected(PoolTimeout):
     own words at once instead of at its deadline. It derives from
     ``PoolTimeout``, which is what psycopg_pool raises (later) in the same situation; the
     original error is its ``__cause__``.
+    """
+
+
+class StartupOptionRefused(psycopg.OperationalError):
+    """A pooler does not take an option that is sent when a connection starts.
+
+    The message names the option and what to do. A pool gives it as the ``__cause__`` of
+    `ConnectRejected`, at once. The original error is its own ``__cause__`` where one host was
+    tried only.
     """
 
 

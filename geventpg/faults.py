@@ -12,6 +12,8 @@ import re
 
 import psycopg
 
+from .errors import StartupOptionRefused
+
 
 class Fault(enum.Enum):
     """Why a connection attempt failed, as far as the pool's reaction depends on it."""
@@ -63,7 +65,7 @@ def classify(error: BaseException) -> Fault:
     if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
         # libpq could not make sense of the connection string.
         return Fault.REJECTED
-    if error.sqlstate in _REJECTED_STATES:
+    if isinstance(error, StartupOptionRefused) or error.sqlstate in _REJECTED_STATES:
         return Fault.REJECTED
     if error.sqlstate in _BUSY_STATES:
         return Fault.BUSY

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import gevent
 import psycopg
+from psycopg.abc import QueryNoTemplate
 from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 from psycopg_pool.base import AttemptWithBackoff
@@ -26,6 +27,7 @@ from .lifecycle import open_pools
 from .options import check_options, check_sizes
 from .pool_state import PoolState
 from .slots import Slot, SlotState
+from .statement import Statement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,8 +63,9 @@ class Pool(PoolState[CT]):
     :param probe_timeout: a probe that takes longer evicts the connection.
     :param cancel_timeout: bound for cancelling an interrupted statement and cleaning up.
     :param leak_threshold: report a connection held longer, once; ``0``: off, no cost.
-    :param prepare: ``"never"`` turns prepared statements off; ``"auto"`` and ``"always"``
-        leave psycopg's own ``prepare_threshold``.
+    :param prepare: ``"never"`` turns prepared statements off, ``"auto"`` does behind a pooler,
+        ``"always"`` nowhere; where they are on, ``prepare_threshold`` is psycopg's. What was
+        given is in the attribute ``prepare_mode``; `prepare` is a method.
     :param statement_connections: how many connections the statement-level API may use.
     :param use_lifo: give the most recently used connection first.
 
@@ -421,6 +424,14 @@ class Pool(PoolState[CT]):
                 logger.info("discarding expired connection %s", slot.conn)
                 self._evict(slot, "it is expired")
         self._watchdog.verify(list(self._bag.idle), level=logging.WARNING)
+
+    def prepare(self, query: QueryNoTemplate) -> Statement:
+        """Return a statement for any connection, of this pool or another, to execute.
+
+        ``conn.execute(statement, params)``: each connection prepares it when it executes it
+        first, if it prepares anything. Does not block. See `Statement`.
+        """
+        return Statement(query)
 
     def cancel_statements(self, timeout: float | None = None) -> int:
         """Cancel the statements running on checked-out connections; return how many.

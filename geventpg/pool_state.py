@@ -23,6 +23,7 @@ from .failover import Failover
 from .hub import get_ident
 from .leaks import LeakDetector, NoLeakDetector
 from .options import check_conninfo, check_options
+from .pooler import Warnings
 from .recycler import Recycler
 from .slots import Bag
 from .waiters import WaitQueue
@@ -38,6 +39,10 @@ class PoolState(ConnectionPool[CT]):
     __module__ = "geventpg"
 
     _waiting: WaitQueue  # type: ignore[assignment]
+
+    # Keys of the statistics that psycopg_pool does not have.
+    _STATEMENTS_HEALED = "statements_healed"
+    _STATEMENTS_LOST = "statements_lost"
 
     @discreet
     def __init__(
@@ -94,7 +99,7 @@ class PoolState(ConnectionPool[CT]):
         self.probe_timeout = probe_timeout
         self.cancel_timeout = cancel_timeout
         self.leak_threshold = leak_threshold
-        self.prepare = prepare
+        self.prepare_mode = prepare
         self.statement_connections = statement_connections
         self.use_lifo = use_lifo
         self._configure = configure
@@ -107,6 +112,7 @@ class PoolState(ConnectionPool[CT]):
         self._leaks: LeakDetector | NoLeakDetector = (
             LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
         )
+        self._warnings = Warnings(f"pool {self.name!r}")
         self._requests = 0
         self._queued = 0
         self._wait_seconds = 0.0
@@ -170,7 +176,11 @@ class PoolState(ConnectionPool[CT]):
         """Ignore what BasePool initialises: the bag knows."""
 
     def get_stats(self) -> dict[str, int]:
-        """Return psycopg_pool's statistics: counters since the start, and current sizes."""
+        """Return psycopg_pool's statistics: counters since the start, and current sizes.
+
+        Two keys are ours. ``statements_healed``: prepared statements that were gone and were
+        executed all the same; ``statements_lost``: those that took their transaction along.
+        """
         return self._snapshot()
 
     def pop_stats(self) -> dict[str, int]:
@@ -190,6 +200,8 @@ class PoolState(ConnectionPool[CT]):
                 self._CONNECTIONS_MS,
                 self._CONNECTIONS_ERRORS,
                 self._CONNECTIONS_LOST,
+                self._STATEMENTS_HEALED,
+                self._STATEMENTS_LOST,
             ),
             0,
         )

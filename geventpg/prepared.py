@@ -1,69 +1,114 @@
-"""Prepared statements of one connection: whether to make them, and what if they are gone.
+"""Prepared statements of one connection: what if they are gone.
 
-psycopg prepares what it executes often. Behind a pooler that hands every transaction to
-another server connection such statements are not there next time, so nothing is prepared
-there. Elsewhere one can still be lost (``DEALLOCATE ALL``, ``DISCARD ALL``), be there already,
-or go stale when a table changes; then it is executed again without.
+psycopg prepares what it executes often. Such a statement can be lost (``DEALLOCATE ALL``,
+``DISCARD ALL``), be there already, or go stale when a table changes; then it is executed again
+without. Behind a pooler nothing is prepared in the first place: see `pooler`.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import errors, generators, pq
-from psycopg.abc import PQGen
+from psycopg import errors, pq
 
 if TYPE_CHECKING:
-    from psycopg._queries import PostgresQuery
+    from psycopg._preparing import Key, PrepareManager
 
     from .connection import Connection
 
-logger = logging.getLogger("geventpg")
+COMMAND_OK = pq.ExecStatus.COMMAND_OK
 
-# The only 0A000 that is about a prepared statement:
-# https://www.postgresql.org/docs/current/sql-prepare.html#SQL-PREPARE-NOTES
-_STALE_PLAN = "cached plan must not change result type"
+# Raises the only 0A000 that is about a prepared statement ("cached plan must not change result
+# type", in the language of the server): src/backend/utils/cache/plancache.c
+_STALE_PLAN = "RevalidateCachedQuery"
 
 
 def is_unusable(error: BaseException) -> bool:
     """Tell whether *error* is about a prepared statement: lost, there already, or stale."""
     if isinstance(error, (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)):
         return True
-    return isinstance(error, errors.FeatureNotSupported) and _STALE_PLAN in str(error)
+    return (
+        isinstance(error, errors.FeatureNotSupported) and error.diag.source_function == _STALE_PLAN
+    )
 
 
-def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
-    """Find out whether a pooler is in between, and prepare nothing behind one. One round trip.
+def forget(conn: Connection[Any], error: BaseException, query: bytes | None) -> None:
+    """Do not use *query* prepared again, which met *error*; it is prepared anew when it is due.
 
-    A pooler makes up the process id that it tells with the cancel key.
+    ``None``: in a pipeline it may not be known which one it was. Then it is all of them.
     """
-    conn.pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
-    (result,) = yield from generators.execute(conn.pgconn)
-    if result.status != pq.ExecStatus.TUPLES_OK:
-        raise errors.error_from_result(result, encoding=conn.pgconn._encoding)
-    conn._pooled = int(result.get_value(0, 0) or 0) != conn.pgconn.backend_pid
-    if conn._pooled:
-        conn.prepare_threshold = None
-        logger.debug("%s: a pooler is in between, so nothing is prepared", conn)
-
-
-def forget(conn: Connection[Any], error: BaseException, pgq: PostgresQuery) -> None:
-    """Do not use the statement again that met *error*; it is prepared anew when it is due."""
     prepared = conn._prepared
     if isinstance(error, errors.FeatureNotSupported):
-        forget_stale(conn, pgq.query)
-        if conn._on_stale is not None:
-            conn._on_stale(pgq.query)
+        forget_stale(conn, query)
+        if query is not None and conn._on_stale is not None:
+            conn._on_stale(query)
     elif isinstance(error, errors.InvalidSqlStatementName):
         prepared._names.clear()  # one is lost: so are the others, most likely
         prepared._to_flush.clear()
+    else:
+        # In a pipeline it counts as prepared already. The one of that name is not ours.
+        for key in _keys(prepared, query):
+            del prepared._names[key]
 
 
-def forget_stale(conn: psycopg.Connection[Any], query: bytes) -> None:
+def forget_stale(conn: psycopg.Connection[Any], query: bytes | None) -> None:
     """Have *query* prepared anew, and its statement deallocated, when it is executed next."""
     prepared = conn._prepared
-    for key in [key for key in prepared._names if key[0] == query]:
+    for key in _keys(prepared, query):
         prepared._to_flush.append(prepared._names.pop(key))
         prepared._counts[key] = prepared.prepare_threshold or 0
+
+
+def _keys(prepared: PrepareManager, query: bytes | None) -> list[Key]:
+    return [key for key in prepared._names if query is None or key[0] == query]
+
+
+class PreparedBegin:
+    """BEGIN as a prepared statement of one connection: the server need not parse it again.
+
+    It is used only where psycopg may prepare statements, and given up for the connection as
+    soon as the server does not know it: a pooler is in between, or somebody discarded it.
+    """
+
+    __slots__ = ("_command", "_usable")
+
+    _NAME = b"_geventpg_begin"
+
+    def __init__(self) -> None:
+        self._command: bytes | None = None
+        self._usable = True
+
+    def send(self, conn: Connection[Any]) -> int:
+        """Queue BEGIN in pipeline mode; return how many commands that took."""
+        pgconn, command = conn.pgconn, conn._get_tx_start_command()
+        if command == self._command:
+            pgconn.send_query_prepared(self._NAME, None)
+            return 1
+        # Not before it is known that no pooler is in between: see `pooler`.
+        if (
+            self._command is None
+            and self._usable
+            and (conn._pooled is False or conn._prepares_always)
+            and conn.prepare_threshold is not None
+        ):
+            self._command = command
+            pgconn.send_prepare(self._NAME, command)
+            pgconn.send_query_prepared(self._NAME, None)
+            return 2
+        pgconn.send_query_params(command, None)
+        return 1
+
+    def forget(self) -> None:
+        """All prepared statements of the connection were deallocated."""
+        self._command = None
+
+    def was_lost(self, results: list[pq.abc.PGresult]) -> bool:
+        """Tell whether BEGIN failed because it was not prepared, or was already."""
+        if self._command is None or results[-1].status == COMMAND_OK:
+            return False
+        states = {result.error_field(pq.DiagnosticField.SQLSTATE) for result in results}
+        if not states & {b"26000", b"42P05"}:
+            return False
+        self._command, self._usable = None, False
+        return True

@@ -29,7 +29,8 @@ LAYERS: list[tuple[str, list[str]]] = [
             "cursor",
             "faults",
             "healing",
-            *("losses", "prepared", "resolve"),
+            *("losses", "pooler", "prepared", "resolve", "server_cursor", "session_state"),
+            *("startup_options", "statement"),
         ],
     ),
     (

@@ -90,3 +90,12 @@ def test_begin_survives_the_deallocation_that_follows_a_rollback(conn):
         assert conn.info.transaction_status == INTRANS, number
         conn.rollback()
     assert transaction(conn) == (1,)
+
+
+def test_what_is_remembered_of_statements_does_not_grow_with_long_ones(conn):
+    remembered = geventpg.cursor._is_pipelinable.cache_info
+    before = remembered().currsize
+    for number in range(3):
+        text = "x" * 5000
+        assert transaction(conn, f"select '{text}', {number}") == (text, number)
+    assert remembered().currsize == before

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import rows
 
-import geventpg
+from tests.connection.comparison import assert_same, note_error, note_results, state
 from tests.connection.helpers import Attempt
 
 CURSORS = {
@@ -125,76 +125,6 @@ def compared_table(pg):
         conn.execute("insert into compared values (1, 'one')")
         yield
         conn.execute("drop table compared")
-
-
-def run(connection_class, dsn, program):
-    """Return what *program* shows on a connection of this class."""
-    seen = []
-    with connection_class.connect(dsn) as conn:
-        conn.add_notice_handler(lambda d: seen.append(("notice", d.severity, d.message_primary)))
-        program(conn, seen)
-        if not conn.closed:
-            conn.rollback()
-    return seen
-
-
-def assert_same(dsn, program):
-    stock = run(psycopg.Connection, dsn, program)
-    ours = run(geventpg.Connection, dsn, program)
-    assert ours == stock
-    assert len(stock) > 0
-
-
-def state(conn):
-    return (
-        conn.info.transaction_status.name,
-        "gone" if conn.closed else conn.pgconn.pipeline_status,
-        conn.closed,
-        conn.broken,
-        conn.autocommit,
-    )
-
-
-def describe(cur):
-    description = cur.description
-    return (
-        [
-            (c.name, c.type_code, c.display_size, c.internal_size, c.precision, c.null_ok)
-            for c in description
-        ]
-        if description is not None
-        else None
-    )
-
-
-def note_results(cur, seen):
-    while True:
-        note = [describe(cur), cur.rowcount, cur.statusmessage, cur.rownumber]
-        if cur.pgresult is not None:
-            note.append(cur.pgresult.status)
-            if cur.description is not None:
-                note += [cur.pgresult.fformat(i) for i in range(cur.pgresult.nfields)]
-        try:
-            note.append(cur.fetchall())
-        except psycopg.Error as error:
-            note.append((type(error), str(error)))
-        seen.append(note)
-        if not cur.nextset():
-            break
-
-
-def note_error(error, seen):
-    seen.append(
-        (
-            type(error),
-            error.sqlstate,
-            re.sub(r"\d{3,}", "N", str(error)),
-            error.diag.severity,
-            error.diag.message_primary,
-            error.diag.statement_position,
-            error.diag.context,
-        )
-    )
 
 
 def attempt(conn, cur, seen, query, params, **options):

@@ -80,6 +80,118 @@ def test_inside_a_transaction_it_is_an_error_that_says_what_to_do(dsn, admin, ta
         conn.rollback()
 
 
+INSERT = "insert into stale values (%s) returning *"
+ROWS = [(2,), (3,)]
+
+
+def damage(conn, admin, how):
+    """Make the prepared statements of *conn* unusable, unnoticed by psycopg."""
+    if how == "stale":
+        admin.execute("alter table stale add column more int")
+    else:
+        past_psycopg(conn, "deallocate all")
+
+
+@pytest.mark.parametrize("how", ["lost", "stale"])
+@pytest.mark.parametrize("returning", [True, False])
+def test_executemany_is_executed_again_as_a_whole(conn, admin, how, returning):
+    plain = how == "stale" and not returning  # no result that could change
+    query = "update stale set a = a where a = %s" if plain else INSERT
+    cur = conn.cursor()
+    for _ in range(2):
+        cur.executemany(query, ROWS, returning=returning)
+        conn.commit()
+        before = conn.execute("select count(*) from stale").fetchone()
+        conn.commit()
+        damage(conn, admin, how)
+        cur.executemany(query, ROWS, returning=returning)
+        if returning:
+            assert [result.fetchone()[0] for result in cur.results()] == [2, 3]
+        conn.commit()
+        (added,) = conn.execute("select count(*) - %s from stale", before).fetchone()
+        conn.commit()
+        assert added == (2 if query is INSERT else 0)
+        admin.execute("alter table stale drop column if exists more")
+
+
+def test_executemany_of_an_iterator_is_an_error_once(conn, admin):
+    cur = conn.cursor()
+    cur.executemany(INSERT, ROWS)
+    conn.commit()
+    past_psycopg(conn, "deallocate all")
+    with pytest.raises(geventpg.StaleStatement, match="can be run again"):
+        cur.executemany(INSERT, iter(ROWS))
+    conn.rollback()
+    assert admin.execute("select count(*) from stale").fetchone() == (3,)  # nothing twice
+    cur.executemany(INSERT, iter(ROWS))
+    conn.commit()
+    assert admin.execute("select count(*) from stale").fetchone() == (5,)
+
+
+def test_executemany_inside_a_transaction_is_an_error_that_says_what_to_do(dsn, admin, table):
+    with geventpg.Connection.connect(dsn) as conn:
+        cur = conn.cursor()
+        cur.executemany(INSERT, ROWS)
+        conn.commit()
+        conn.execute("select 1")
+        past_psycopg(conn, "deallocate all")
+        with pytest.raises(geventpg.StaleStatement) as caught:
+            cur.executemany(INSERT, ROWS)
+        assert isinstance(caught.value.__cause__, psycopg.errors.InvalidSqlStatementName)
+        conn.rollback()
+        cur.executemany(INSERT, ROWS)
+
+
+@pytest.mark.parametrize("how", ["lost", "stale"])
+def test_a_pipeline_meets_the_error_once(conn, admin, how):
+    def read():
+        with conn.pipeline():
+            return conn.execute(SELECT).fetchall()
+
+    read()
+    conn.commit()
+    damage(conn, admin, how)
+    with pytest.raises(
+        (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
+    ):
+        read()
+    if not conn.autocommit:
+        # A rollback forgets everything; what is to be seen is that the error does, too.
+        past_psycopg(conn, "rollback")
+    assert read()[0][0] == 1
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_pool_counts_what_was_healed_and_what_was_not(dsn, admin, table, autocommit):
+    kwargs = {"autocommit": autocommit, "prepare_threshold": 0}
+    with geventpg.Pool(dsn, min_size=1, max_size=1, kwargs=kwargs, open=True) as pool:
+
+        def counted():
+            stats = pool.get_stats()
+            return stats["statements_healed"], stats["statements_lost"]
+
+        assert counted() == (0, 0)
+        with pool.connection() as conn:
+            conn.execute(SELECT)
+        for expected in (1, 2):
+            with pool.connection() as conn:
+                past_psycopg(conn, "deallocate all")
+                conn.execute(SELECT)
+            assert counted() == (expected, 0)
+            with pool.connection() as conn:
+                conn.execute(SELECT)  # healed, it was not prepared
+        with (
+            pytest.raises(geventpg.StaleStatement),
+            pool.connection() as conn,
+            conn.transaction(),
+        ):
+            past_psycopg(conn, "deallocate all")
+            conn.execute(SELECT)
+        assert counted() == (2, 1)
+        assert pool.pop_stats()["statements_healed"] == 2
+        assert counted() == (0, 0)
+
+
 def test_the_users_own_missing_statement_is_the_users_error(dsn):
     with (
         geventpg.Connection.connect(dsn, autocommit=True) as conn,
@@ -108,29 +220,78 @@ def test_one_discovery_spares_the_other_connections(dsn, admin, table):
             pool.putconn(conn)
 
 
-@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transactions"])
-def test_a_table_that_changes_all_the_time_costs_no_user_an_error(dsn, admin, table, autocommit):
-    kwargs = {"autocommit": autocommit, "prepare_threshold": 2}
-    stop = False
-    read = []
+def by_execute(pool, _number):
+    with pool.connection() as conn:
+        return conn.execute(SELECT).fetchall()
 
-    def work():
+
+def by_statement(pool, _number, statement=geventpg.Statement(SELECT)):  # noqa: B008
+    with pool.connection() as conn:
+        return conn.execute(statement).fetchall()
+
+
+def by_executemany(pool, number):
+    with pool.connection() as conn:
+        cur = conn.cursor()
+        cur.executemany("update counted set n = n + 1 where id = %s returning *", [(number,)] * 2)
+    with pool.connection() as conn:
+        cur = conn.cursor()
+        cur.executemany(SELECT, [()], returning=True)
+        return cur.fetchall()
+
+
+def by_run_in_transaction(pool, number):
+    def work(conn):
+        conn.execute("update counted set n = n + 1 where id = %s", (number,))
+        rows = conn.execute(SELECT).fetchall()
+        conn.execute("update counted set n = n + 1 where id = %s", (number,))
+        return rows
+
+    return geventpg.run_in_transaction(work, pool=pool, max_attempts=20)
+
+
+@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transactions"])
+@pytest.mark.parametrize("way", [by_execute, by_statement, by_executemany, by_run_in_transaction])
+def test_a_database_that_changes_all_the_time_costs_no_user_an_error(
+    dsn, admin, table, autocommit, way
+):
+    """DEALLOCATE ALL, DISCARD ALL and ALTER TABLE in a loop under load."""
+    admin.execute("drop table if exists counted")
+    admin.execute("create table counted as select id, 0 as n from generate_series(0, 11) as id")
+    kwargs = {"autocommit": autocommit, "prepare_threshold": 2}
+    begun = done = 0  # changes of the table
+    stop = False
+    calls = [0] * 12
+
+    def work(number):
         while not stop:
-            with pool.connection() as conn:
-                (row,) = conn.execute(SELECT).fetchall()
-                assert row[0] == 1
-                read.append(len(row))
+            done_before = done
+            (row,) = way(pool, number)
+            assert done_before <= len(row) - 1 <= begun
+            assert row == (1, *range(len(row) - 1))
+            calls[number] += 1
 
     with geventpg.Pool(dsn, min_size=4, max_size=4, kwargs=kwargs, open=True) as pool:
-        workers = [gevent.spawn(work) for _ in range(12)]
-        for number in range(15):
-            before = len(read)
-            admin.execute(f"alter table stale add column c{number} int")
+        workers = [gevent.spawn(work, number) for number in range(12)]
+        for number in range(8):
+            before = sum(calls)
+            begun = number + 1
+            admin.execute(f"alter table stale add column c{number} int default {number}")
+            admin.execute("alter table counted add column more int")
+            admin.execute("alter table counted drop column more")
+            done = number + 1
             with pool.connection() as conn:
-                conn.pgconn.exec_(b"deallocate all")
-            with gevent.Timeout(5):
-                while len(read) < before + 50:
+                conn.rollback()
+                past_psycopg(conn, "discard all" if number % 2 else "deallocate all")
+            with gevent.Timeout(10):
+                while sum(calls) < before + 30:
                     gevent.sleep(0.001)
+                    assert not any(worker.ready() for worker in workers)
         stop = True
         gevent.joinall(workers, raise_error=True)
-    assert max(read) == 16
+        assert pool.get_stats()["statements_healed"] + pool.get_stats()["statements_lost"] > 0
+    if way in (by_executemany, by_run_in_transaction):
+        # Each was executed as often as was reported: nothing twice, nothing never.
+        counted = admin.execute("select n from counted order by id").fetchall()
+        assert [n for (n,) in counted] == [2 * n for n in calls]
+    admin.execute("drop table counted")

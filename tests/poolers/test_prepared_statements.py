@@ -23,20 +23,31 @@ def prepared(conn):
     return conn.execute("select statement from pg_prepared_statements").fetchall()
 
 
+# In session mode a connection has one of the server's 5 for itself, until it is closed: others
+# wait for that, so the pool has 5, or closes those that are idle.
+POOLS = {
+    "session": [{"max_size": 5}, {"max_size": 20, "min_size": 1, "max_idle": 0.2}],
+    "transaction": [{"min_size": 20, "max_size": 20}],
+    "statement": [{"min_size": 20, "max_size": 20}],
+}
+
+
 @pytest.mark.parametrize(
-    ("mode", "autocommit"),
+    ("mode", "options", "autocommit"),
     # Statement pooling has no transactions.
-    [(m, a) for m in ("session", "transaction", "statement") for a in (True, False)][:-1],
+    [
+        (mode, options, autocommit)
+        for mode, pools in POOLS.items()
+        for options in pools
+        for autocommit in (True, False)
+        if autocommit or mode != "statement"
+    ],
     indirect=["mode"],
 )
 def test_many_greenlets_on_few_server_connections_get_only_right_results(
-    make_pool, pooler, mode, autocommit
+    make_pool, pooler, options, autocommit
 ):
-    # In session mode each connection has one of the server's 5 for itself.
-    size = 5 if mode == "session" else 20
-    pool = make_pool(
-        pooler.dsn, min_size=size, max_size=size, timeout=30, kwargs={"autocommit": autocommit}
-    )
+    pool = make_pool(pooler.dsn, timeout=30, kwargs={"autocommit": autocommit}, **options)
     right = []
 
     def work(number):
@@ -58,6 +69,38 @@ def test_nothing_is_prepared_behind_a_pooler(pooler):
         assert prepared(conn) == []
         conn.execute("select 1", prepare=True)
         assert prepared(conn) == []
+
+
+CURSORS = [psycopg.Cursor, psycopg.RawCursor, psycopg.ClientCursor]
+
+
+@modes("transaction", "statement")
+@pytest.mark.parametrize("cursor", CURSORS)
+def test_cursor_classes_of_psycopgs_prepare_nothing_behind_a_pooler_either(pooler, cursor):
+    connect = geventpg.Connection.connect
+    conns = [connect(pooler.dsn, autocommit=True, cursor_factory=cursor) for _ in range(8)]
+    for i in range(16):  # more than five times each
+        for conn in conns:
+            assert conn.execute(f"select {i % 2}").fetchone() == (i % 2,)
+    assert prepared(conns[0]) == []
+    for conn in conns:
+        conn.close()
+
+
+@pytest.mark.parametrize("cursor", CURSORS[:2])
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_cursor_classes_of_psycopgs_prepare_as_psycopg_does_elsewhere(dsn, cursor, autocommit):
+    def count(connection_class):
+        with connection_class.connect(
+            dsn, autocommit=autocommit, cursor_factory=cursor, prepare_threshold=3
+        ) as conn:
+            counts = []
+            for _ in range(6):
+                conn.execute("select 1")
+                counts.append(len(prepared(conn)))
+            return counts
+
+    assert count(geventpg.Connection) == count(psycopg.Connection)
 
 
 def test_direct_connections_keep_prepared_statements(dsn):
