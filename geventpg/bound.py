@@ -73,7 +73,8 @@ class BindableConnection(psycopg.Connection[Row]):
         """
         before = self.pgconn.transaction_status
         try:
-            super().commit()
+            with self.lock:
+                self.wait(self._commit_gen())
         except psycopg.Error as error:
             if is_in_doubt(self, error, before):
                 raise commit_unknown(self, error) from error
