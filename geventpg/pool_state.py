@@ -1,6 +1,6 @@
 """What a pool is made of, and what it tells about itself: state, no behaviour.
 
-`Pool` adds what happens on opening, checkout, return and eviction.
+`PoolLife` adds what happens on opening and closing, `Pool` on checkout, return and eviction.
 """
 
 from __future__ import annotations
@@ -236,6 +236,9 @@ class PoolState(ConnectionPool[CT]):
             and not self._filling
             and self._bag.size <= self._max_size
         )
+
+    def _check_hub(self) -> None:
+        hub.check_can_wait(self._hub, f"the pool {self.name!r}")
 
     def _counts(self) -> str:
         bag = self._bag
