@@ -30,7 +30,7 @@ _PLACE = (
     b" FROM pg_catalog.pg_control_system()"
 )
 # The names of before PostgreSQL 13, which all servers still know.
-_NUMBER = b"SELECT pg_catalog.txid_current_if_assigned()"
+NUMBER = b"SELECT pg_catalog.txid_current_if_assigned()"
 _STATUS = b"SELECT pg_catalog.txid_status(%d)"
 
 Place = tuple[bytes, bytes]
@@ -71,8 +71,17 @@ def identify(conn: psycopg.Connection[Any], place: Place | None) -> Mark:
 
     Raise ``psycopg.OperationalError`` if the connection is lost.
     """
-    (number,) = _ask(conn, _NUMBER)
+    (number,) = _ask(conn, NUMBER)
     return Mark(int(number) if number else None, place)
+
+
+def place_of(conn: Any) -> Place | None:
+    """Return `find_place`, asked once for each connection."""
+    try:
+        place: Place | None = conn._server_place
+    except AttributeError:
+        place = conn._server_place = find_place(conn)
+    return place
 
 
 def look_up(

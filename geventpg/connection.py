@@ -104,8 +104,6 @@ class Connection(BindableConnection[Row]):
         self._on_read_only: Callable[[Any], None] | None = None
         """Told of a write that the server refused because it is read-only."""
         self._wants_writes: bool | None = None
-        self._on_stale: Callable[[bytes], None] | None = None
-        """Told of a statement whose prepared form went stale."""
         self._pooled: bool | None = None
         """Whether a pooler is in between, ``None`` until somebody had to know."""
         self._checkout: object = None

@@ -75,6 +75,7 @@ def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:
     try:
         conn.cancel_safe(timeout=timeout)
         waiting.wait(_drain_gen(pgconn), pgconn.socket, interval=0.1, timeout=timeout)
+        _clear_pipeline(conn)
     except errors.Error as error:
         logger.warning("closing %s: cancelling its statement failed: %s", conn, error)
     finally:
@@ -126,15 +127,20 @@ def _cancel_and_drain(conn: Connection[Any], deadline: float) -> bool:
                 raise
             pause *= 2
     pgconn = conn.pgconn
-    if pgconn.pipeline_status:
-        # Nobody may wait for what was thrown away.
-        if conn._pipeline is None:
-            pgconn.exit_pipeline_mode()
-        else:
-            conn._pipeline.command_queue.clear()
-            conn._pipeline.result_queue.clear()
-        _forget_prepared(conn._prepared)
+    _clear_pipeline(conn)
     return pgconn.status != BAD and pgconn.transaction_status != ACTIVE
+
+
+def _clear_pipeline(conn: psycopg.Connection[Any]) -> None:
+    """Let nobody wait for what was thrown away; leave pipeline mode unless it is the user's."""
+    if not conn.pgconn.pipeline_status:
+        return
+    if conn._pipeline is None:
+        conn.pgconn.exit_pipeline_mode()
+    else:
+        conn._pipeline.command_queue.clear()
+        conn._pipeline.result_queue.clear()
+    _forget_prepared(conn._prepared)
 
 
 def _forget_prepared(prepared: PrepareManager) -> None:

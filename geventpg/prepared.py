@@ -18,6 +18,7 @@ from psycopg.abc import PQGen
 if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
 
+    from .bound import BindableConnection
     from .connection import Connection
 
 logger = logging.getLogger("geventpg")
@@ -49,7 +50,7 @@ def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
         logger.debug("%s: a pooler is in between, so nothing is prepared", conn)
 
 
-def forget(conn: Connection[Any], error: BaseException, pgq: PostgresQuery) -> None:
+def forget(conn: BindableConnection[Any], error: BaseException, pgq: PostgresQuery) -> None:
     """Do not use the statement again that met *error*; it is prepared anew when it is due."""
     prepared = conn._prepared
     if isinstance(error, errors.FeatureNotSupported):

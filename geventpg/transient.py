@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, pq
 
-from .errors import CommitUnknown, StaleStatement
+from .errors import CommitUnknown, NotExecuted, StaleStatement
 from .prepared import is_unusable
 
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
@@ -37,7 +37,9 @@ def is_transient(error: BaseException, conn: psycopg.Connection[Any] | None = No
     """
     if isinstance(error, CommitUnknown) or not isinstance(error, psycopg.Error):
         return False
-    if isinstance(error, (*_CONFLICTS, *_WRONG_SERVER, StaleStatement)) or is_unusable(error):
+    if isinstance(error, (*_CONFLICTS, *_WRONG_SERVER, StaleStatement, NotExecuted)) or is_unusable(
+        error
+    ):
         return True
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         pgconn = conn.pgconn if conn is not None else error.pgconn

@@ -1,0 +1,113 @@
+"""Prepared statements of a batch: made, lost, stale, and what it takes for nobody to notice."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+import geventpg
+from tests.batch.helpers import batch_of, check_pool, numbers, rows
+
+SELECT = "select * from things where id = %s"
+THEN = ("select count(*) from things",)
+
+
+@pytest.fixture
+def conn(make_pool, done):
+    """Return the only connection of a pool, on which `SELECT` is prepared."""
+    pool = make_pool(max_size=1, kwargs={"autocommit": True})
+    with pool.connection() as conn:
+        conn.execute(SELECT, (1,), prepare=True)
+        assert names(conn) == {"select * from things where id = $1"}
+        yield conn
+
+
+def names(conn):
+    query = "select statement from pg_prepared_statements where statement like '%things%'"
+    return {row[0] for row in conn.execute(query, prepare=False)}
+
+
+def damage(kind, conn, admin):
+    if kind == "stale":
+        admin.execute("alter table things add column more int default 7")
+    else:
+        conn.pgconn.exec_(b"DEALLOCATE ALL")  # behind psycopg's back
+    if kind == "duplicate":
+        conn._prepared._names.clear()
+        conn._prepared._counts.clear()
+        index = conn._prepared._prepared_idx
+        conn.pgconn.exec_(f"PREPARE _pg3_{index} AS SELECT 1".encode())
+
+
+KINDS = pytest.mark.parametrize("kind", ["lost", "stale", "duplicate"])
+
+
+@KINDS
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_batch_is_sent_again_when_a_prepared_statement_is_of_no_use(conn, admin, kind, atomic):
+    damage(kind, conn, admin)
+    insert = ("insert into things (id, tag) values (%s, 'new')", (4711,))
+    # Behind something that was done, and often enough to be prepared.
+    results = conn.send_batch(batch_of(insert, *([(SELECT, (4711,))] * 8), THEN), atomic=atomic)
+    row = (4711, "new", 7) if kind == "stale" else (4711, "new")
+    assert rows(results)[1:9] == [[row]] * 8
+    assert results[9].rows == [(1,)]  # and it was done once
+    assert rows(conn.send_batch(numbers(9))) == [[(n,)] for n in range(9)]
+
+
+def test_a_transactions_first_batch_is_sent_again(make_pool, done, admin):
+    pool = make_pool(max_size=1)
+    with pool.connection() as conn:
+        conn.execute(SELECT, (1,), prepare=True)
+    with pool.connection() as conn:
+        damage("stale", conn, admin)
+        conn.send_batch(batch_of(("insert into things values (1, 'kept')"), (SELECT, (1,))))
+        conn.execute("select 1")
+    assert done("kept") == [1]
+
+
+@KINDS
+def test_inside_a_transaction_it_is_an_error_that_says_so(conn, admin, kind):
+    with pytest.raises(geventpg.StaleStatement) as caught, conn.transaction():
+        conn.execute("select 1")
+        damage(kind, conn, admin)
+        conn.send_batch(batch_of("select 1", *([(SELECT, (1,))] * 8)))
+    assert 1 <= caught.value.index <= 6
+    assert rows(conn.send_batch(batch_of((SELECT, (1,))))) == [[]]
+
+
+def test_a_batch_that_failed_leaves_no_statement_that_is_not_there(conn):
+    missing = ("select * from nowhere where id = %s", (1,))
+    for _ in range(2):
+        for batch in (batch_of(*[missing] * 8), batch_of("select 1/0", *[missing] * 8)):
+            with pytest.raises(psycopg.Error):
+                conn.send_batch(batch)
+    conn.execute("create temporary table nowhere (id int)")
+    with conn.transaction():
+        conn.execute("select 1")
+        assert rows(conn.send_batch(batch_of(*[missing] * 8))) == [[]] * 8
+
+
+def test_ddl_in_a_batch_makes_no_statement_of_it_wrong(make_pool, done):
+    pool = make_pool(max_size=1)
+    batch = batch_of(
+        *[(SELECT, (1,))] * 8,
+        "alter table things add column more int",
+        *[(SELECT, (1,))] * 8,
+        "alter table things drop column more",
+        *[(SELECT, (1,))] * 8,
+    )
+    for _ in range(3):
+        pool.send_batch(batch)
+    check_pool(pool)
+    with pool.connection() as conn:
+        conn.execute("select 1")  # so that nothing is healed any more
+        conn.send_batch(batch_of(*[(SELECT, (1,))] * 8))
+
+
+def test_deallocating_in_a_batch_makes_no_statement_of_it_wrong(make_pool, done):
+    pool = make_pool(max_size=1)
+    batch = batch_of(*[(SELECT, (1,))] * 8, "deallocate all", *[(SELECT, (1,))] * 8)
+    for _ in range(3):
+        pool.send_batch(batch)
+    check_pool(pool)
