@@ -358,8 +358,10 @@ class Exchange:
                 self.stale = pgq
 
 
-def with_index(error: Exception, index: int | None) -> Exception:
-    """Say in ``error.index`` which statement it is about; ``None``: none of them."""
+def with_index(error: Exception, index: int | None = None) -> Exception:
+    """Say in ``error.index`` which statement it is about, ``None`` if that is not known."""
+    if index is None and hasattr(error, "index"):
+        return error
     error.index = index  # type: ignore[attr-defined]
     if index is not None and hasattr(error, "add_note"):
         error.add_note(f"statement {index} of the batch, counted from 0")

@@ -47,6 +47,7 @@ def send_here(
         return delivery.run()
     except psycopg.Error as error:
         if delivery.doubtful is None:
+            with_index(error)
             raise
         raise _unknown(error) from error
 
@@ -82,12 +83,14 @@ def send_on(
             return delivery.run()
     except psycopg.Error as error:
         if delivery is None or delivery.doubtful is None:
+            with_index(error)
             raise
         # The lost connection is back in the pool: the look-up takes no more than one.
         outcome = look_up(delivery.doubtful, connection, _sleep)
         if outcome is Outcome.UNKNOWN:
             raise _unknown(error) from error
         if outcome is Outcome.ABORTED:
+            with_index(error)
             raise
         return delivery.results
 
@@ -173,8 +176,7 @@ class Delivery:
         conn = self._conn
         try:
             conn.wait(conn._commit_gen())
-        except psycopg.Error as error:
-            with_index(error, None)
+        except psycopg.Error:
             if conn.pgconn.status != OK:
                 self.doubtful = self._mark or Mark(None, None)
             raise
@@ -235,8 +237,7 @@ def _unknown(error: psycopg.Error) -> Exception:
         CommitUnknown(
             "the connection was lost while the COMMIT of a batch was under way; all of it is"
             f" committed or nothing, and it could not be found out: {error}"
-        ),
-        None,
+        )
     )
 
 
