@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 from . import registry
 from .batch import Batch, StatementResult
 from .batch_sending import send_on
-from .binding import current_holder
-from .bound import BindableConnection
 
 
 def send_batch(
@@ -23,17 +19,4 @@ def send_batch(
     pools are psycopg_pool's and have no ``send_batch``.
     """
     pool = registry.get_pool(name)
-    return send_on(lambda: _held(name), pool.connection, batch, atomic=atomic)
-
-
-@contextmanager
-def _held(name: str) -> Iterator[BindableConnection[Any]]:
-    before = current_holder().held.get(name)
-    held = registry.hold(name)
-    held.depth += 1
-    try:
-        yield held.conn
-    finally:
-        held.depth -= 1
-        if not held.depth and held is not before:
-            held.give_back()
+    return send_on(partial(registry.holding, name), pool.connection, batch, atomic=atomic)

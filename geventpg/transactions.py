@@ -292,14 +292,8 @@ def _checked_out(
         with source.connection(timeout=timeout) as conn:
             yield conn
         return
-    held = registry.hold(source, timeout=timeout)
-    held.depth += 1
-    try:
-        yield held.conn  # type: ignore[misc]  # without gevent it is psycopg's
-    finally:
-        held.depth -= 1
-        if not held.depth:
-            held.give_back()
+    with registry.holding(source, timeout) as conn:
+        yield conn  # type: ignore[misc]  # without gevent it is psycopg's
 
 
 def _in_transaction(conn: psycopg.Connection[Any]) -> bool:
