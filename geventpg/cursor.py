@@ -9,7 +9,7 @@ has succeeded, the statement has failed, the transaction is aborted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -20,13 +20,14 @@ from psycopg import abc, generators, pq
 from psycopg._cursor_base import BaseCursor
 from psycopg._preparing import Prepare
 from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, _query2pg
-from psycopg.abc import PQGen, Query
+from psycopg.abc import Params, PQGen, Query
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.copy import Copy, LibpqWriter, Writer
 from psycopg.rows import Row, RowFactory
 
 from .adaptation import ConnectionAdapters, SharedAdapters
 from .errors import StaleStatement
+from .executemany import run_many
 from .healing import heal
 from .prepared import find_pooler_gen, forget, is_unusable
 
@@ -155,6 +156,22 @@ class Cursor(psycopg.Cursor[Row]):
         self._statusmessage = result.command_status
         self._make_row = self._make_row_maker()
 
+    def executemany(
+        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> None:
+        """Do as psycopg does; once more if the prepared statement was lost or stale."""
+        execute = partial(super().executemany, query, returning=returning)
+        run_many(self, params_seq, execute)
+
+    def _check_results(self, results: list[pq.abc.PGresult]) -> None:
+        try:
+            super()._check_results(results)
+        except psycopg.Error as error:
+            # In a pipeline nobody else sees to it that the next one does better.
+            if self._conn._pipeline is not None and self._query and is_unusable(error):
+                forget(self._conn, error, self._query)
+            raise
+
     def _maybe_prepare_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
@@ -166,6 +183,7 @@ class Cursor(psycopg.Cursor[Row]):
             and conn._prepared.get(pgq, prepare)[0] is Prepare.SHOULD
         ):
             yield from find_pooler_gen(conn)
+        self._query = pgq  # for `_check_results`, which comes much later in a pipeline
         yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
 
     def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:

@@ -31,6 +31,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             "bound",
             "commit",
             "cursor",
+            "executemany",
             "faults",
             "healing",
             *("prepared", "resolve"),

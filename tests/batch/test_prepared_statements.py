@@ -111,3 +111,64 @@ def test_deallocating_in_a_batch_makes_no_statement_of_it_wrong(make_pool, done)
     for _ in range(3):
         pool.send_batch(batch)
     check_pool(pool)
+
+
+# -- psycopg's own pipelines ----------------------------------------------------------------------
+
+
+@KINDS
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_executemany_is_done_again_when_its_statement_is_of_no_use(
+    make_pool, done, admin, kind, autocommit
+):
+    pool = make_pool(max_size=1, kwargs={"autocommit": autocommit})
+    insert = "insert into things (id, tag) values (%s, 'many') returning *"
+    with pool.connection() as conn:
+        for _ in range(2):
+            cur = conn.cursor()
+            cur.executemany(insert, [(1,), (2,)], returning=True)
+            conn.commit()
+            damage(kind, conn, admin)
+            admin.execute("alter table things drop column if exists more")
+            cur.executemany(insert, [(3,), (4,)], returning=True)
+            assert [one.fetchone()[0] for one in cur.results()] == [3, 4]
+            conn.commit()
+    assert done("many") == sorted([1, 2, 3, 4] * 2)
+
+
+def test_executemany_inside_a_transaction_fails_with_it_and_says_so(conn, admin):
+    with pytest.raises(geventpg.StaleStatement), conn.transaction():
+        conn.execute("select 1")
+        damage("stale", conn, admin)
+        conn.cursor().executemany(SELECT, [(1,)])
+    conn.cursor().executemany(SELECT, [(1,)])
+
+
+def test_executemany_of_what_cannot_be_read_twice_is_not_done_again(conn):
+    damage("lost", conn, None)
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        conn.cursor().executemany(SELECT, iter([(1,)]))
+    conn.cursor().executemany(SELECT, iter([(1,)]))
+
+
+def test_executemany_that_failed_leaves_no_statement_that_is_not_there(conn):
+    missing = "select * from nowhere where id = %s"
+    for attempt in (conn.execute, lambda query, row: conn.cursor().executemany(query, [row])):
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            attempt(missing, (1,))
+    conn.execute("create temporary table nowhere (id int)")
+    with conn.transaction():
+        conn.execute("select 1")
+        conn.execute(missing, (1,))
+
+
+@KINDS
+def test_after_a_pipeline_that_met_such_a_statement_the_next_one_works(conn, admin, kind):
+    damage(kind, conn, admin)
+    for turn in range(3):
+        try:
+            with conn.pipeline():
+                conn.execute(SELECT, (1,), prepare=True)
+        except psycopg.Error:
+            assert turn == 0
+    assert conn.execute("select 1").fetchone() == (1,)
