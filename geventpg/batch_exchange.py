@@ -148,7 +148,6 @@ class Exchange:
             if not blocked and not self._complete:
                 self._hand_portion()
             blocked = pgconn.flush() != 0
-            self._collect()  # libpq reads too, when it cannot write
             if self._complete and not blocked and not self._expected:
                 return
             ready = yield Wait.R if self._complete and not blocked else Wait.RW

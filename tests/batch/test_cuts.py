@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 import geventpg
+from geventpg.transient import is_transient
 from tests.batch.helpers import INSERT, check_pool, inserts, rows
 from tests.chaos.form import pick
 from tests.support import wait_until
@@ -107,6 +108,28 @@ def test_each_for_itself_cut_anywhere_says_of_each_what_is_known(cut_everywhere,
         assert known == sorted(known, reverse=True)
     assert {type(None), geventpg.CommitUnknown} <= seen
     assert seen <= {type(None), geventpg.CommitUnknown, geventpg.NotExecuted}
+
+
+def test_what_was_not_sent_is_known_not_to_be_done(make_pool, proxy, dsn, done):
+    pool = make_pool(proxy.dsn(dsn), max_size=1)
+    pool.wait()
+    batch = geventpg.Batch()
+    for number in range(400):
+        batch.queue("insert into things select %s, left(%s, 4)", (number, "late" * 15_000))
+    proxy.cut_next(1_000_000, "from_client")
+    results = pool.send_batch(batch, atomic=False)
+    was_done = done("late")
+    for result in results:
+        if result.error is None:
+            assert result.index in was_done
+        elif isinstance(result.error, geventpg.NotExecuted):
+            assert result.index not in was_done
+            assert is_transient(result.error)
+        else:
+            assert isinstance(result.error, geventpg.CommitUnknown)
+            assert not is_transient(result.error)
+    assert isinstance(results[-1].error, geventpg.NotExecuted)
+    check_pool(pool)
 
 
 def executemany(pool, tag):

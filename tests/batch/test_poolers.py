@@ -12,6 +12,7 @@ import geventpg
 from tests.batch.helpers import INSERT, batch_of, check_pool, inserts, rows
 from tests.connection.helpers import Attempt, active
 from tests.support import wait_until
+from tests.support.pools import terminate
 
 SIZE = 50
 ALL = list(range(SIZE))
@@ -123,6 +124,14 @@ def test_a_backend_that_is_terminated_says_so(make_pool, done, admin, backends, 
         assert isinstance(unknown.__cause__, psycopg.errors.AdminShutdown)
         assert done("a") == [1]
     check_pool(pool)
+
+
+def test_a_server_that_left_before_is_heard_even_if_nothing_can_be_written(dsn, admin):
+    with geventpg.Connection.connect(dsn, autocommit=True, prepare_threshold=None) as conn:
+        terminate(admin, conn.info.backend_pid)
+        batch = batch_of(*[("select length(%s)", ("x" * 60_000,))] * 200)
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            conn.send_batch(batch)
 
 
 def test_batches_while_the_server_restarts_end_as_reported(make_pool, embedded_pg):

@@ -45,13 +45,19 @@ KINDS = pytest.mark.parametrize("kind", ["lost", "stale", "duplicate"])
 @KINDS
 @pytest.mark.parametrize("atomic", [True, False])
 def test_a_batch_is_sent_again_when_a_prepared_statement_is_of_no_use(conn, admin, kind, atomic):
+    other = ("select count(*) + %s from things", (1,))
+    conn.execute(*other)
     damage(kind, conn, admin)
     insert = ("insert into things (id, tag) values (%s, 'new')", (4711,))
-    # Behind something that was done, and often enough to be prepared.
-    results = conn.send_batch(batch_of(insert, *([(SELECT, (4711,))] * 8), THEN), atomic=atomic)
+    # Behind something that was done, and often enough to be prepared; so is another one.
+    batch = batch_of(insert, *[(SELECT, (4711,))] * 8, THEN, *[other] * 8)
+    results = conn.send_batch(batch, atomic=atomic)
     row = (4711, "new", 7) if kind == "stale" else (4711, "new")
     assert rows(results)[1:9] == [[row]] * 8
     assert results[9].rows == [(1,)]  # and it was done once
+    with conn.transaction():
+        conn.execute("select 1")  # so that nothing is healed any more
+        assert conn.execute(*other).fetchone() == (2,)
     assert rows(conn.send_batch(numbers(9))) == [[(n,)] for n in range(9)]
 
 
@@ -90,19 +96,22 @@ def test_a_batch_that_failed_leaves_no_statement_that_is_not_there(conn):
 
 def test_ddl_in_a_batch_makes_no_statement_of_it_wrong(make_pool, done):
     pool = make_pool(max_size=1)
+    # Large enough to have the answer to the DDL before the last of them is sent.
+    slow = ("select repeat('x', 9000) from things where tag <> %s", ("y" * 60_000,))
     batch = batch_of(
-        *[(SELECT, (1,))] * 8,
+        "insert into things values (1, 'a')",
+        *[slow] * 8,
         "alter table things add column more int",
-        *[(SELECT, (1,))] * 8,
+        *[slow] * 8,
         "alter table things drop column more",
-        *[(SELECT, (1,))] * 8,
+        *[slow] * 200,
     )
-    for _ in range(3):
+    for _ in range(2):
         pool.send_batch(batch)
+        with pool.connection() as conn:
+            conn.execute("select 1")  # so that nothing is healed any more
+            conn.send_batch(batch_of(*[slow] * 8))
     check_pool(pool)
-    with pool.connection() as conn:
-        conn.execute("select 1")  # so that nothing is healed any more
-        conn.send_batch(batch_of(*[(SELECT, (1,))] * 8))
 
 
 def test_deallocating_in_a_batch_makes_no_statement_of_it_wrong(make_pool, done):
@@ -152,14 +161,20 @@ def test_executemany_of_what_cannot_be_read_twice_is_not_done_again(conn):
 
 
 def test_executemany_that_failed_leaves_no_statement_that_is_not_there(conn):
-    missing = "select * from nowhere where id = %s"
-    for attempt in (conn.execute, lambda query, row: conn.cursor().executemany(query, [row])):
-        with pytest.raises(psycopg.errors.UndefinedTable):
-            attempt(missing, (1,))
-    conn.execute("create temporary table nowhere (id int)")
+    select, create = (
+        "select * from fleeting where id = %s",
+        "create temporary table fleeting (id int)",
+    )
+    conn.execute("deallocate all")
+    conn.execute(create)
+    conn.execute(select, (1,))
+    conn.execute("drop table fleeting")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        conn.cursor().executemany(select, [(1,)])
+    conn.execute(create)
     with conn.transaction():
         conn.execute("select 1")
-        conn.execute(missing, (1,))
+        conn.execute(select, (1,))
 
 
 @KINDS
