@@ -29,7 +29,7 @@ from .adaptation import ConnectionAdapters, SharedAdapters
 from .errors import StaleStatement
 from .executemany import run_many
 from .healing import heal
-from .prepared import find_pooler_gen, forget, is_unusable
+from .prepared import find_pooler_gen, forget, forget_all, is_unusable
 
 if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery, QueryPart
@@ -167,9 +167,9 @@ class Cursor(psycopg.Cursor[Row]):
         try:
             super()._check_results(results)
         except psycopg.Error as error:
-            # In a pipeline nobody else sees to it that the next one does better.
-            if self._conn._pipeline is not None and self._query and is_unusable(error):
-                forget(self._conn, error, self._query)
+            # In a pipeline nobody knows which one it was, and the next is to do better.
+            if self._conn._pipeline is not None and is_unusable(error):
+                forget_all(self._conn)
             raise
 
     def _maybe_prepare_gen(
@@ -183,7 +183,6 @@ class Cursor(psycopg.Cursor[Row]):
             and conn._prepared.get(pgq, prepare)[0] is Prepare.SHOULD
         ):
             yield from find_pooler_gen(conn)
-        self._query = pgq  # for `_check_results`, which comes much later in a pipeline
         yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
 
     def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:

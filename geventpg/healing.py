@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors, generators, pq, waiting
 from psycopg._capabilities import capabilities
-from psycopg._preparing import PrepareManager
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.waiting import Ready, Wait
 
 from . import hub
+from .prepared import forget_all
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -140,18 +140,7 @@ def _clear_pipeline(conn: psycopg.Connection[Any]) -> None:
     else:
         conn._pipeline.command_queue.clear()
         conn._pipeline.result_queue.clear()
-    _forget_prepared(conn._prepared)
-
-
-def _forget_prepared(prepared: PrepareManager) -> None:
-    """Trust no statement of a pipeline that was cut short to have been prepared.
-
-    Each is closed by its name, not all at once: psycopg does that *after* its next statement,
-    which may just have been prepared.
-    """
-    prepared._to_flush.extend(prepared._names.values())
-    prepared._names.clear()
-    prepared._counts.clear()
+    forget_all(conn)  # nobody knows which of a pipeline that was cut short are there
 
 
 def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:

@@ -62,6 +62,18 @@ def forget(conn: BindableConnection[Any], error: BaseException, pgq: PostgresQue
         prepared._to_flush.clear()
 
 
+def forget_all(conn: psycopg.Connection[Any]) -> None:
+    """Trust no statement to be prepared; what is due is prepared anew.
+
+    Each is closed by its name, not all at once: psycopg does that *after* its next statement,
+    which may just have been prepared.
+    """
+    prepared = conn._prepared
+    prepared._to_flush.extend(prepared._names.values())
+    prepared._names.clear()
+    prepared._counts.clear()
+
+
 def forget_stale(conn: psycopg.Connection[Any], query: bytes) -> None:
     """Have *query* prepared anew, and its statement deallocated, when it is executed next."""
     prepared = conn._prepared
