@@ -1,10 +1,13 @@
 """PostgreSQL under gevent: a connection pool whose waiting happens on gevent's own hub."""
 
+from .batch import Batch, StatementResult
+from .batch_named import send_batch
 from .connection import Connection
 from .errors import (
     CommitUnknown,
     ConnectRejected,
     NotConfigured,
+    NotExecuted,
     OptionError,
     PoolClosed,
     PoolTimeout,
@@ -22,10 +25,12 @@ from .transient import is_transient
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "CommitUnknown",
     "ConnectRejected",
     "Connection",
     "NotConfigured",
+    "NotExecuted",
     "OptionError",
     "Pool",
     "PoolClosed",
@@ -33,6 +38,7 @@ __all__ = [
     "StaleStatement",
     "StartupOptionRefused",
     "Statement",
+    "StatementResult",
     "TooManyRequests",
     "WrongHub",
     "close_all",
@@ -43,5 +49,6 @@ __all__ = [
     "release_conn",
     "retry",
     "run_in_transaction",
+    "send_batch",
     "transaction",
 ]

@@ -7,7 +7,7 @@ outermost block only; inner blocks join it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -16,6 +16,8 @@ import psycopg
 from psycopg.abc import ConnParam, PQGen
 from psycopg.rows import Row
 
+from .batch import Batch, StatementResult
+from .batch_sending import send_here
 from .healing import heal_blocking
 from .losses import Transaction, commit_unknown, is_in_doubt, note_loss
 from .options import check_parameters
@@ -43,6 +45,30 @@ class BindableConnection(psycopg.Connection[Row]):
     _binding: Binding | None = None
     _commit_in_doubt = False
     """Whether the connection was lost while COMMIT was under way."""
+    _on_stale: Callable[[bytes], None] | None = None
+    """Told of a statement whose prepared form went stale."""
+    _on_lost: Callable[[bool], None] | None = None
+    """Told of a prepared statement that was gone, and whether it was executed all the same."""
+
+    def send_batch(self, batch: Batch, *, atomic: bool = True) -> list[StatementResult]:
+        """Send the statements of *batch* together; return a result for each, in order.
+
+        They belong to the connection's transaction, as with ``execute``: one that is open, or
+        one that is begun and, with ``autocommit``, committed at the end. An error undoes all
+        of them with that transaction; its ``index`` says which statement it was. In a
+        transaction of somebody else use ``with conn.transaction():`` to undo just the batch.
+        When the connection is lost while COMMIT is under way, `CommitUnknown` is raised:
+        `Pool.send_batch` would look the outcome up.
+
+        With *atomic* false each statement is a transaction of its own; see `Pool.send_batch`.
+        That needs ``autocommit`` and no open transaction.
+
+        Blocks. Nothing is left running or uncommitted after a kill, as with ``execute``.
+        """
+        return send_here(self, batch, atomic=atomic)
+
+    def _look_for_pooler(self) -> None:
+        """Find out whether to prepare statements; psycopg's own connections do as told."""
 
     @classmethod
     def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:

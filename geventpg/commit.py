@@ -18,6 +18,10 @@ import psycopg
 from psycopg import generators, pq
 from psycopg.abc import PQGen
 
+from . import hub
+from .errors import CommitUnknown
+from .losses import note_outcome
+
 PATIENCE = 10.0
 """Seconds to look for the outcome: the server may be restarting."""
 
@@ -30,7 +34,7 @@ _PLACE = (
     b" FROM pg_catalog.pg_control_system()"
 )
 # The names of before PostgreSQL 13, which all servers still know.
-_NUMBER = b"SELECT pg_catalog.txid_current_if_assigned()"
+NUMBER = b"SELECT pg_catalog.txid_current_if_assigned()"
 _STATUS = b"SELECT pg_catalog.txid_status(%d)"
 
 Place = tuple[bytes, bytes]
@@ -78,14 +82,37 @@ def identify(conn: psycopg.Connection[Any], place: Place | None) -> Mark:
 
     Raise ``psycopg.OperationalError`` if the connection is lost.
     """
-    (number,) = _ask(conn, _NUMBER)
+    (number,) = _ask(conn, NUMBER)
     return Mark(int(number) if number else None, place)
+
+
+def place_of(conn: Any) -> Place | None:
+    """Return `find_place`, asked once for each connection."""
+    try:
+        place: Place | None = conn._server_place
+    except AttributeError:
+        place = conn._server_place = find_place(conn)
+    return place
+
+
+def settle(mark: Mark, error: psycopg.Error, connection: Callable[[float], Any]) -> bool:
+    """Tell whether a COMMIT happened whose answer was lost; raise `CommitUnknown` if nobody can.
+
+    *error* told of the loss, and tells from now on what is true. See `look_up`.
+    """
+    outcome = look_up(mark, connection)
+    if outcome is Outcome.UNKNOWN:
+        raise CommitUnknown(
+            "the connection was lost while COMMIT was under way; the transaction is committed"
+            f" or not, and it could not be found out: {error}"
+        ) from error
+    note_outcome(error, rolled_back=outcome is Outcome.ABORTED)
+    return outcome is Outcome.COMMITTED
 
 
 def look_up(
     mark: Mark,
     connection: Callable[[float], Any],
-    sleep: Callable[[float], object],
     patience: float = PATIENCE,
 ) -> Outcome:
     """Find out how the marked transaction ended; block for *patience* seconds at most.
@@ -112,7 +139,7 @@ def look_up(
             pass
         except psycopg.Error:
             return Outcome.UNKNOWN  # a number from the future
-        sleep(min(_PAUSE, remaining))  # its backend has not noticed yet, or is still at it
+        hub.pause(min(_PAUSE, remaining))  # its backend has not noticed yet, or is still at it
     return Outcome.UNKNOWN
 
 

@@ -108,15 +108,11 @@ class Connection(BindableConnection[Row]):
         self._on_read_only: Callable[[Any], None] | None = None
         """Told of a write that the server refused because it is read-only."""
         self._wants_writes: bool | None = None
-        self._on_stale: Callable[[bytes], None] | None = None
-        """Told of a statement whose prepared form went stale."""
         self._pooled: bool | None = None
         """Whether a pooler is in between, ``None`` until somebody had to know."""
         self._prepares_always = False
         """Whether to prepare behind a pooler too."""
         self._warnings: Warnings = OF_ALL
-        self._on_lost: Callable[[bool], None] | None = None
-        """Told of a prepared statement that was gone, and whether it was executed all the same."""
         self._checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()

@@ -26,10 +26,9 @@ from psycopg.copy import Copy, LibpqWriter, Writer
 from psycopg.rows import Row, RowFactory
 
 from .adaptation import ConnectionAdapters, SharedAdapters
-from .errors import StaleStatement
 from .healing import heal
 from .pooler import find_pooler_gen, mind
-from .prepared import forget, is_unusable
+from .prepared import doubt, forget, heal_or_raise, is_unusable
 from .session_state import Trace, left_behind
 from .statement import Statement, make_due
 
@@ -136,19 +135,11 @@ class Cursor(psycopg.Cursor[Row]):
             if prep is Prepare.NO or not is_unusable(error):
                 raise
             forget(self._conn, error, pgq.query)
-            self._heal_or_raise(error, possible=self._pgconn.transaction_status == IDLE)
+            heal_or_raise(self._conn, error, possible=self._pgconn.transaction_status == IDLE)
             yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
         self._last_query = query
         if prepared._to_flush:
             yield from prepared.maintain_gen(self._conn)
-
-    def _heal_or_raise(self, error: psycopg.Error, *, possible: bool) -> None:
-        """Tell the pool of a prepared statement that was gone; raise if more is lost with it."""
-        if self._conn._on_lost is not None:
-            self._conn._on_lost(possible)
-        if not possible:
-            # What the transaction did so far is lost: it can be run again as a whole.
-            raise StaleStatement(f"{error}; the transaction can be run again") from error
 
     def executemany(
         self, query: Query, params_seq: Iterable[Any], *, returning: bool = False
@@ -163,12 +154,16 @@ class Cursor(psycopg.Cursor[Row]):
         try:
             super().executemany(query, params_seq, returning=returning)
         except psycopg.Error as error:
-            if not is_unusable(error) or conn._pipeline is not None:
+            if conn._pipeline is not None:
+                raise
+            if self._query is not None:
+                doubt(conn, self._query.query)
+            if not is_unusable(error):
                 raise
             if self._query is not None:
                 forget(conn, error, self._query.query)
             # One error undoes the whole pipeline: nothing was executed.
-            self._heal_or_raise(error, possible=alone and isinstance(params_seq, Sequence))
+            heal_or_raise(self._conn, error, possible=alone and isinstance(params_seq, Sequence))
             if self._pgconn.transaction_status != IDLE:
                 conn.rollback()
             super().executemany(query, params_seq, returning=returning)
@@ -289,7 +284,7 @@ class Cursor(psycopg.Cursor[Row]):
                 raise
             # The transaction did nothing else so far: begin it once more.
             forget(self._conn, error, pgq.query)
-            self._heal_or_raise(error, possible=True)
+            heal_or_raise(self._conn, error, possible=True)
             yield from conn._exec_command(b"ROLLBACK")
             yield from conn._start_query()
             yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)

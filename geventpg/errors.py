@@ -14,6 +14,7 @@ __all__ = [
     "CommitUnknown",
     "ConnectRejected",
     "NotConfigured",
+    "NotExecuted",
     "OptionError",
     "PoolClosed",
     "PoolTimeout",
@@ -71,7 +72,16 @@ class CommitUnknown(psycopg.OperationalError):
 
     The transaction is either committed as a whole or not at all. It is never repeated by
     itself: whoever does must know that doing it twice is harmless. The error that ended the
-    connection is the ``__cause__``.
+    connection is the ``__cause__``. In a batch whose statements are transactions of their own
+    it is the error of each that was sent and whose answer never came.
+    """
+
+
+class NotExecuted(psycopg.OperationalError):
+    """A statement of a batch was certainly not executed: the connection was lost before.
+
+    Sending it again cannot do it twice. The error that ended the connection is the
+    ``__cause__``.
     """
 
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors, generators, pq, waiting
 from psycopg._capabilities import capabilities
-from psycopg._preparing import PrepareManager
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.waiting import Ready, Wait
 
 from . import hub
+from .prepared import forget_all
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -75,6 +75,7 @@ def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:
     try:
         conn.cancel_safe(timeout=timeout)
         waiting.wait(_drain_gen(pgconn), pgconn.socket, interval=0.1, timeout=timeout)
+        _clear_pipeline(conn)
     except errors.Error as error:
         logger.warning("closing %s: cancelling its statement failed: %s", conn, error)
     finally:
@@ -126,26 +127,20 @@ def _cancel_and_drain(conn: Connection[Any], deadline: float) -> bool:
                 raise
             pause *= 2
     pgconn = conn.pgconn
-    if pgconn.pipeline_status:
-        # Nobody may wait for what was thrown away.
-        if conn._pipeline is None:
-            pgconn.exit_pipeline_mode()
-        else:
-            conn._pipeline.command_queue.clear()
-            conn._pipeline.result_queue.clear()
-        _forget_prepared(conn._prepared)
+    _clear_pipeline(conn)
     return pgconn.status != BAD and pgconn.transaction_status != ACTIVE
 
 
-def _forget_prepared(prepared: PrepareManager) -> None:
-    """Trust no statement of a pipeline that was cut short to have been prepared.
-
-    Each is closed by its name, not all at once: psycopg does that *after* its next statement,
-    which may just have been prepared.
-    """
-    prepared._to_flush.extend(prepared._names.values())
-    prepared._names.clear()
-    prepared._counts.clear()
+def _clear_pipeline(conn: psycopg.Connection[Any]) -> None:
+    """Let nobody wait for what was thrown away; leave pipeline mode unless it is the user's."""
+    if not conn.pgconn.pipeline_status:
+        return
+    if conn._pipeline is None:
+        conn.pgconn.exit_pipeline_mode()
+    else:
+        conn._pipeline.command_queue.clear()
+        conn._pipeline.result_queue.clear()
+    forget_all(conn)  # nobody knows which of a pipeline that was cut short are there
 
 
 def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:

@@ -8,6 +8,7 @@ way back in `recycler`, and everything that happens by itself in `watchdog`.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,8 @@ from psycopg_pool.abc import CT
 from psycopg_pool.base import AttemptWithBackoff
 
 from . import cutoff
+from .batch import Batch, StatementResult
+from .batch_sending import send_on
 from .checkout import Checkout
 from .errors import PoolTimeout, TooManyRequests
 from .hub import get_ident
@@ -243,6 +246,30 @@ class Pool(PoolLife[CT]):
         self._close_connection(slot.conn)
         self._connector.plan()
         logger.debug("pool %r dropped %s: %s", self.name, slot.conn, why)
+
+    # -- batches --------------------------------------------------------------------------
+
+    def send_batch(
+        self, batch: Batch, *, atomic: bool = True, timeout: float | None = None
+    ) -> list[StatementResult]:
+        """Send the statements of *batch* together; return a result for each, in order.
+
+        They take a connection of their own (see `getconn` for *timeout*) and two round trips,
+        whatever their number: they are one transaction, and the second is its COMMIT. If one
+        fails, nothing is done and its error raised, whose ``index`` says which it was (``None``:
+        not one of them, but COMMIT for instance). A lost COMMIT is treated as in
+        `transaction`: looked up, or `CommitUnknown`. An empty batch does nothing.
+
+        With *atomic* false each statement is a transaction of its own, nothing is raised but
+        on checkout, and each result has an ``error`` or none. When the connection is lost it
+        is `CommitUnknown` for those that were sent and not answered, `NotExecuted` for the
+        rest.
+
+        Blocks. After a kill nothing is left running, and with *atomic* nothing is done, unless
+        it came during COMMIT. Without, some statements are done and some are not.
+        """
+        checkout: Any = partial(self.connection, timeout)
+        return send_on(checkout, self.connection, batch, atomic=atomic)
 
     # -- operation ------------------------------------------------------------------------
 

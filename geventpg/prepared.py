@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors, pq
 
+from .errors import StaleStatement
+
 if TYPE_CHECKING:
     from psycopg._preparing import Key, PrepareManager
 
+    from .bound import BindableConnection
     from .connection import Connection
 
 COMMAND_OK = pq.ExecStatus.COMMAND_OK
@@ -33,7 +36,7 @@ def is_unusable(error: BaseException) -> bool:
     )
 
 
-def forget(conn: Connection[Any], error: BaseException, query: bytes | None) -> None:
+def forget(conn: BindableConnection[Any], error: BaseException, query: bytes | None) -> None:
     """Do not use *query* prepared again, which met *error*; it is prepared anew when it is due.
 
     ``None``: in a pipeline it may not be known which one it was. Then it is all of them.
@@ -50,6 +53,34 @@ def forget(conn: Connection[Any], error: BaseException, query: bytes | None) -> 
         # In a pipeline it counts as prepared already. The one of that name is not ours.
         for key in _keys(prepared, query):
             del prepared._names[key]
+
+
+def doubt(conn: psycopg.Connection[Any], query: bytes) -> None:
+    """Take *query* for not prepared: the pipeline that was to do it failed, before or after."""
+    prepared = conn._prepared
+    for key in _keys(prepared, query):
+        prepared._to_flush.append(prepared._names.pop(key))
+
+
+def heal_or_raise(conn: BindableConnection[Any], error: psycopg.Error, *, possible: bool) -> None:
+    """Tell the pool of a prepared statement that was gone; raise if more is lost with it."""
+    if conn._on_lost is not None:
+        conn._on_lost(possible)
+    if not possible:
+        # What the transaction did so far is lost: it can be run again as a whole.
+        raise StaleStatement(f"{error}; the transaction can be run again") from error
+
+
+def forget_all(conn: psycopg.Connection[Any]) -> None:
+    """Trust no statement to be prepared; what is due is prepared anew.
+
+    Each is closed by its name, not all at once: psycopg does that *after* its next statement,
+    which may just have been prepared.
+    """
+    prepared = conn._prepared
+    prepared._to_flush.extend(prepared._names.values())
+    prepared._names.clear()
+    prepared._counts.clear()
 
 
 def forget_stale(conn: psycopg.Connection[Any], query: bytes | None) -> None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
 from . import binding, hub, stock
+from .bound import BindableConnection
 from .connection import Connection, abandon_socket
 from .discretion import discreet
 from .errors import NotConfigured, OptionError
@@ -113,6 +116,23 @@ def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
     else:
         held = holder.held[name] = binding.HeldConnection(holder, name, pool, conn)
     return held
+
+
+@contextmanager
+def holding(name: str, timeout: float | None = None) -> Iterator[BindableConnection[Any]]:
+    """Hold the greenlet's connection for a block; give it back unless a transaction is open.
+
+    One that is open when the block begins belongs to somebody further out, who ends it.
+    """
+    held = hold(name, timeout=timeout)
+    joins = held.conn.pgconn.transaction_status != TransactionStatus.IDLE
+    held.depth += 1
+    try:
+        yield held.conn
+    finally:
+        held.depth -= 1
+        if not held.depth and not joins:
+            held.give_back()
 
 
 def release_conn(name: str = "default") -> None:

@@ -16,10 +16,11 @@ import psycopg
 from psycopg import IsolationLevel, pq
 from psycopg_pool import ConnectionPool
 
-from . import registry
+from . import hub, registry
+from .commit import settle
 from .connection import Connection
 from .errors import CommitUnknown
-from .transactions_block import Block, Options, StatementTimeout, settle, sleep
+from .transactions_block import Block, Options, StatementTimeout
 from .transient import Attempts, is_transient
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ def transaction(
         if block is None or block.doubtful is None:
             raise
         # The lost connection is back in the pool: the look-up takes no more than one.
-        if not settle(block.doubtful, error, registry.get_pool(name)):
+        if not settle(block.doubtful, error, registry.get_pool(name).connection):
             raise
 
 
@@ -132,7 +133,7 @@ def run_in_transaction(
         if block.doubtful is not None:
             the_pool = source if isinstance(source, ConnectionPool) else registry.get_pool(source)
             try:
-                if settle(block.doubtful, failure, the_pool):
+                if settle(block.doubtful, failure, the_pool.connection):
                     return result
             except CommitUnknown as unknown:
                 failure = unknown
@@ -141,7 +142,7 @@ def run_in_transaction(
         if pause is None or not (unknown_but_harmless or is_transient(failure, conn)):
             attempts.attach(failure)
             raise failure
-        sleep(pause)
+        hub.pause(pause)
 
 
 @overload
@@ -191,14 +192,8 @@ def _checked_out(
         with source.connection(timeout=timeout) as conn:
             yield conn
         return
-    held = registry.hold(source, timeout=timeout)
-    held.depth += 1
-    try:
-        yield held.conn  # type: ignore[misc]  # without gevent it is psycopg's
-    finally:
-        held.depth -= 1
-        if not held.depth:
-            held.give_back()
+    with registry.holding(source, timeout) as conn:
+        yield conn  # type: ignore[misc]  # without gevent it is psycopg's
 
 
 def _in_transaction(conn: psycopg.Connection[Any]) -> bool:

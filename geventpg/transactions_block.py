@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-import gevent
 import psycopg
 from psycopg import IsolationLevel, errors, generators, pq
 from psycopg.abc import PQGen
-from psycopg_pool import ConnectionPool
 
-from . import hub, registry
-from .commit import Mark, Outcome, Place, find_place, identify, look_up
+from . import registry
+from .commit import Mark, Place, identify, place_of
 from .connection import Connection
-from .errors import CommitUnknown
 from .losses import note_outcome
 
 IDLE = pq.TransactionStatus.IDLE
@@ -168,35 +164,3 @@ class Block:
         now = conn.isolation_level, conn.read_only, conn.deferrable
         if now != self._before:
             conn.isolation_level, conn.read_only, conn.deferrable = self._before
-
-
-def place_of(conn: Any) -> Place | None:
-    """Return `find_place`, asked once for each connection."""
-    try:
-        place: Place | None = conn._server_place
-    except AttributeError:
-        place = conn._server_place = find_place(conn)
-    return place
-
-
-def settle(mark: Mark, error: psycopg.Error, pool: ConnectionPool[Any]) -> bool:
-    """Tell whether a COMMIT happened whose answer was lost; raise `CommitUnknown` if nobody can.
-
-    *error* told of the loss, and tells from now on what is true. Block for 10 seconds at most.
-    """
-    outcome = look_up(mark, pool.connection, sleep)
-    if outcome is Outcome.UNKNOWN:
-        raise CommitUnknown(
-            "the connection was lost while COMMIT was under way; the transaction is committed"
-            f" or not, and it could not be found out: {error}"
-        ) from error
-    note_outcome(error, rolled_back=outcome is Outcome.ABORTED)
-    return outcome is Outcome.COMMITTED
-
-
-def sleep(seconds: float) -> None:
-    """Pause this greenlet, or the thread where gevent does not run."""
-    if hub.in_use():
-        gevent.sleep(seconds)
-    else:
-        time.sleep(seconds)

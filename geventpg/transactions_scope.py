@@ -11,10 +11,9 @@ from psycopg import pq
 from psycopg_pool import ConnectionPool
 
 from . import binding, registry
-from .commit import Mark, identify
+from .commit import Mark, identify, place_of, settle
 from .errors import CommitUnknown
 from .losses import note_outcome
-from .transactions_block import place_of, settle
 
 INTRANS = pq.TransactionStatus.INTRANS
 
@@ -37,7 +36,7 @@ def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Itera
         if commits.doubtful is not None:
             mark, failure, pool = commits.doubtful
             # The lost connection is back in the pool: the look-up takes no more than one.
-            if settle(mark, failure, pool):
+            if settle(mark, failure, pool.connection):
                 if not commits.left:
                     return
                 commits.wrote = True

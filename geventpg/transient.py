@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, pq
 
-from .errors import CommitUnknown, StaleStatement
+from .errors import CommitUnknown, NotExecuted, StaleStatement
 from .losses import is_rolled_back
 from .prepared import is_unusable
 
@@ -23,6 +23,8 @@ _WRONG_SERVER = (
     errors.CannotConnectNow,
     errors.ReadOnlySqlTransaction,
 )
+
+_PASSING = (*_CONFLICTS, *_WRONG_SERVER, StaleStatement, NotExecuted)
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -42,7 +44,7 @@ def is_transient(error: BaseException, conn: psycopg.Connection[Any] | None = No
     rolled_back = is_rolled_back(error)
     if rolled_back is not None:
         return rolled_back
-    if isinstance(error, (*_CONFLICTS, *_WRONG_SERVER, StaleStatement)) or is_unusable(error):
+    if isinstance(error, _PASSING) or is_unusable(error):
         return True
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         pgconn = conn.pgconn if conn is not None else error.pgconn

@@ -14,6 +14,7 @@ from .core import (
     get_ident,
     getaddrinfo,
     in_use,
+    pause,
     run_in_thread,
 )
 from .parking import Alarm, HubLock, Parked, Timer
@@ -48,6 +49,7 @@ __all__ = [
     "get_ident",
     "getaddrinfo",
     "in_use",
+    "pause",
     "point_at_null",
     "poll",
     "run_in_thread",

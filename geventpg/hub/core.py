@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import gevent
@@ -50,6 +51,14 @@ def check_can_wait(owner: gevent.hub.Hub, what: str) -> None:
 def can_wait(owner: gevent.hub.Hub) -> bool:
     """Tell whether the current greenlet can wait on *owner*: its thread's, and not itself."""
     return gevent.hub.get_hub() is owner and getcurrent() is not owner
+
+
+def pause(seconds: float) -> None:
+    """Pause this greenlet, or the thread where gevent does not run."""
+    if in_use():
+        gevent.sleep(seconds)
+    else:
+        time.sleep(seconds)
 
 
 def getaddrinfo(host: str, port: str | int, timeout: float) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
-from geventpg import Pool
+from geventpg import Batch, Pool
 from tests.chaos.switch_points import (
     EXCEPTIONS,
     MOMENTS,
@@ -88,6 +88,27 @@ def pipeline(conn):
     with conn.pipeline():
         conn.execute("SELECT 1")
         conn.execute("SELECT pg_sleep(0.001)").fetchone()
+
+
+def executemany(conn):
+    rows = [[number] for number in range(20)]
+    conn.cursor().executemany("INSERT INTO chaos_points VALUES (%s)", rows)
+
+
+def send_a_batch(pool, atomic):
+    batch = Batch()
+    batch.queue("INSERT INTO chaos_points VALUES (1)")
+    batch.queue("SELECT repeat('x', 200000), %s", ["x" * 200_000])
+    batch.queue("SELECT pg_sleep(0.001)")
+    assert len(pool.send_batch(batch, atomic=atomic)) == 3
+
+
+def batch_of_all(pool):
+    send_a_batch(pool, True)
+
+
+def batch_of_each(pool):
+    send_a_batch(pool, False)
 
 
 def copy_in(conn):
@@ -192,6 +213,9 @@ OPERATIONS = [
     Operation("a prepared statement", use(prepared_statement), least_points=3, keeps=True),
     Operation("a transaction", use(statement_in_a_transaction_block), least_points=4, keeps=True),
     Operation("a pipeline", use(pipeline), least_points=2, keeps=True),
+    Operation("executemany", use(executemany), least_points=2, keeps=True),
+    Operation("a batch", batch_of_all, least_points=3, keeps=True),
+    Operation("a batch, each for itself", batch_of_each, least_points=2, keeps=True),
     Operation("COPY in", use(copy_in), least_points=5, keeps=True),
     Operation("COPY out", use(copy_out), least_points=2, keeps=True),
     Operation("a stream", use(stream), least_points=2, keeps=True),

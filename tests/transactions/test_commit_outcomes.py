@@ -128,7 +128,7 @@ def test_a_commit_that_nobody_can_tell_of_is_unknown_and_not_repeated(
 def test_an_idempotent_transaction_is_repeated_when_nobody_can_tell(
     name, proxy, notes, monkeypatch
 ):
-    monkeypatch.setattr("geventpg.transactions_block.look_up", lambda *_args: Outcome.UNKNOWN)
+    monkeypatch.setattr("geventpg.commit.look_up", lambda *_args: Outcome.UNKNOWN)
     length = bytes_to_the_end(proxy, name, "delete from notes")
     attempts = []
 
@@ -147,7 +147,7 @@ def test_an_idempotent_transaction_is_repeated_when_nobody_can_tell(
 def test_another_servers_number_says_nothing(name):
     pool = geventpg.get_pool(name)
     elsewhere = Mark(3, (b"1", b"00000001"))
-    assert look_up(elsewhere, pool.connection, gevent.sleep, 5.0) is Outcome.UNKNOWN
+    assert look_up(elsewhere, pool.connection, 5.0) is Outcome.UNKNOWN
 
 
 def test_a_transaction_that_wrote_nothing_is_not_committed_and_can_be_repeated(name, proxy):

@@ -232,3 +232,11 @@ def test_a_deferred_constraint_that_fails_at_commit_is_the_servers_error(name, n
         conn.execute(INSERT, ("same",))
         conn.execute(INSERT, ("same",))
     assert notes() == []
+
+
+def test_what_a_task_did_before_a_transaction_of_its_own_is_kept(name, notes):
+    with registry.scope():
+        geventpg.get_conn(name).execute("insert into notes values ('before')")
+        with geventpg.transaction(name) as conn:
+            conn.execute("insert into notes values ('inside')")
+    assert notes() == ["before", "inside"]

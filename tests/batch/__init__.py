@@ -1,0 +1,1 @@
+"""Batches: statements sent together, and what is known of each whatever happens."""
