@@ -71,6 +71,7 @@ def test_case_3_statements_that_go_away_are_nobodys_business():
     checked = [label for label in figure.labels if "errors" in label or "wrong" in label]
     assert len(checked) == 13
     assert [figure(OURS, label) for label in checked] == [0] * 13
+    assert figure(OURS, "healed") > 0
     for label in ("prepared on one", "DEALLOCATE ALL: e", "DISCARD ALL: e", "ALTER TABLE: e"):
         counts = [figure(STOCK, found) for found in checked if found.startswith(label)]
         assert all(counts), label

@@ -46,11 +46,13 @@ def pool_of(way: str, conninfo: str, size: int = CONNECTIONS) -> ConnectionPool[
 
 
 def send(pool: ConnectionPool[Any], statements: Sequence[Statement]) -> list[Any]:
-    """Send a batch; return the row of each statement.
-
-    This is the one place that says how a batch is sent: as psycopg does it, in both ways.
-    """
-    with pool.connection() as conn:
+    """Send a batch, all or nothing; return the row of each statement."""
+    if isinstance(pool, geventpg.Pool):
+        batch = geventpg.Batch()
+        for query, params in statements:
+            batch.queue(query, params)
+        return [result.rows[0] for result in pool.send_batch(batch)]
+    with pool.connection() as conn:  # psycopg's way
         with conn.pipeline():
             cursors = [conn.execute(query, params) for query, params in statements]
         return [cursor.fetchone() for cursor in cursors]
