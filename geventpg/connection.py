@@ -1,8 +1,8 @@
 """`Connection`: psycopg's connection, waiting on the gevent hub.
 
-Waiting, connecting, cancelling and the lock are replaced; everything else is psycopg's. It
-works alone, in any greenlet of the thread that opened it, whatever was imported before
-monkey-patching and whether or not anything was patched.
+Waiting, cancelling and the lock are replaced here, connecting in `connecting`; everything else
+is psycopg's. It works alone, in any greenlet of the thread that opened it, whatever was imported
+before monkey-patching and whether or not anything was patched.
 """
 
 from __future__ import annotations
@@ -18,26 +18,22 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
 import psycopg
 from psycopg import errors, generators, postgres, pq
 from psycopg._capabilities import capabilities
-from psycopg.abc import ConnDict, ConnParam, PQGen, PQGenConn
+from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import timeout_from_conninfo
 from psycopg.rows import Row, RowFactory, tuple_row
 
 from . import hub
 from .adaptation import ConnectionAdapters
-from .bound import BindableConnection
+from .connecting import ConnectingOnHub
 from .cursor import Cursor
-from .discretion import discreet, hide_secrets
 from .healing import heal
 from .losses import note_loss
-from .options import check_conninfo
-from .pooler import OF_ALL, Warnings, explain_refusal, find_pooler_gen, is_due
+from .pooler import OF_ALL, Warnings, find_pooler_gen, is_due
 from .prepared import PreparedBegin
-from .resolve import resolve_hosts
 from .server_cursor import ServerCursor
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 logger = logging.getLogger("geventpg")
 
@@ -49,32 +45,8 @@ INTRANS = pq.TransactionStatus.INTRANS
 BAD = pq.ConnStatus.BAD
 READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 
-KEEPALIVE_DEFAULTS: dict[str, int] = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-"""Sent to libpq unless the connection string says otherwise: a peer that vanished is noticed
-after a minute of silence, or 30 s (the last is in milliseconds) after unanswered data,
-instead of the kernel's two hours. A `service` file is left alone."""
 
-
-class _Budget(hub.GreenletLocal):  # type: ignore[misc]
-    """The deadline of the connect() running in this greenlet and the addresses left to try.
-
-    *patience* (s) is the time for it if the user gives none.
-    """
-
-    deadline: float | None = None
-    attempts: int = 1
-    patience: float | None = None
-
-
-_budget = _Budget()
-
-
-class Connection(BindableConnection[Row]):
+class Connection(ConnectingOnHub[Row]):
     """A `psycopg.Connection` whose waiting happens on the gevent hub.
 
     It belongs to the thread that opened it: using it from another thread's hub raises
@@ -140,63 +112,6 @@ class Connection(BindableConnection[Row]):
         if adapters.__class__ is not ConnectionAdapters:
             adapters = self._adapters = ConnectionAdapters(adapters or postgres.adapters)
         return adapters
-
-    # -- connecting -----------------------------------------------------------------------
-
-    @classmethod
-    @discreet
-    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect to the server and return a new connection; arguments as in psycopg.
-
-        Block this greenlet only, for ``connect_timeout`` seconds at most (2 at least, 130 by
-        default, as in psycopg). That one deadline covers resolving names and all hosts and
-        addresses: they are tried in turn, each with an equal share of the time left. Raise
-        ``psycopg.OperationalError``, of which ``ConnectionTimeout`` is a subclass, or
-        `OptionError` for a *conninfo* that libpq does not understand. A kill or time-out closes
-        the half-open socket. No exception has a secret in its text or in our frames.
-        """
-        check_conninfo(conninfo)
-        arguments = {name: kwargs.pop(name) for name in _CONNECT_ARGUMENTS if name in kwargs}
-        params = cls._get_connection_params(conninfo, **kwargs)
-        deadline = monotonic() + _time_to_connect(params)
-        params, attempts = resolve_hosts(params, deadline)
-        if params.get("target_session_attrs") == "prefer-standby":
-            attempts *= 2  # psycopg goes through the list a second time
-        outer = _budget.deadline, _budget.attempts
-        _budget.deadline, _budget.attempts = deadline, attempts
-        try:
-            connect: Any = super().connect
-            return cast("Self", connect("", **arguments, **params))
-        finally:
-            _budget.deadline, _budget.attempts = outer
-
-    @classmethod
-    def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:
-        params = super()._get_connection_params(conninfo, **kwargs)
-        if "service" in params or "PGSERVICE" in os.environ:
-            return params
-        return {**KEEPALIVE_DEFAULTS, **params}
-
-    @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
-        # psycopg runs this generator with its own wait function, which may block; so it does
-        # its waiting here, on the hub, and yields nothing.
-        now = monotonic()
-        deadline = _budget.deadline if _budget.deadline is not None else now + 130.0
-        share = (deadline - now) / max(_budget.attempts, 1)
-        _budget.attempts -= 1
-        try:
-            pgconn = hub.drive_connecting(generators.connect(conninfo), now + share)
-        except hub.DeadlineReached:
-            raise errors.ConnectionTimeout("connection timeout expired") from None
-        except errors.Error as error:
-            hide_secrets(error)
-            explained = explain_refusal(error)
-            if explained is not error:
-                raise explained from error
-            raise
-        yield from ()
-        return cls(pgconn)
 
     # -- waiting --------------------------------------------------------------------------
 
@@ -423,36 +338,6 @@ class Connection(BindableConnection[Row]):
         results = yield from generators.execute(pgconn)
         if results[-1].status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
-
-
-_CONNECT_ARGUMENTS = (
-    "autocommit",
-    "prepare_threshold",
-    "context",
-    "row_factory",
-    "cursor_factory",
-)
-
-
-@contextmanager
-def connecting_within(seconds: float) -> Iterator[None]:
-    """Make `Connection.connect` in this greenlet take *seconds* if the user says nothing."""
-    outer, _budget.patience = _budget.patience, seconds
-    try:
-        yield
-    finally:
-        _budget.patience = outer
-
-
-def _time_to_connect(params: ConnDict) -> float:
-    limit = timeout_from_conninfo(params)
-    said = "connect_timeout" in params or "service" in params
-    if said or _budget.patience is None or not _ENVIRONMENT.isdisjoint(os.environ):
-        return limit
-    return _budget.patience
-
-
-_ENVIRONMENT = frozenset({"PGCONNECT_TIMEOUT", "PGSERVICE"})
 
 
 def _probe_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:

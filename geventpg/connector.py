@@ -27,7 +27,7 @@ from psycopg_pool.base import AttemptWithBackoff
 
 from . import hub
 from .adoption import adopt
-from .connection import connecting_within
+from .connecting import connecting_within
 from .discretion import discreet
 from .errors import ConnectRejected
 from .faults import Fault, classify

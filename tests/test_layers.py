@@ -22,7 +22,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     (
         "connection",
         [
-            "connection*",
+            *("connection*", "connecting*"),
             "adaptation",
             "adoption",
             "batch",
