@@ -13,7 +13,10 @@ from celery_integration import install, retry_policy
 
 @pytest.fixture
 def app(dsn):
-    """Return an app whose tasks use this process's own pool of one connection."""
+    """Return an app whose tasks use this process's own pool of one connection.
+
+    Tasks are to be ``shared=False``: otherwise every app of this process gets them.
+    """
     geventpg.configure(dsn, min_size=1, max_size=1, timeout=0.05)
     with Celery("eager", set_as_current=False) as app:
         yield install(app)
@@ -32,7 +35,7 @@ def notes(admin):
 def test_an_eager_task_is_run_again(app):
     tries = []
 
-    @app.task(**retry_policy(backoff=0))
+    @app.task(shared=False, **retry_policy(backoff=0))
     def work():
         tries.append(geventpg.get_conn().info.backend_pid)
         if len(tries) < 3:
@@ -48,7 +51,7 @@ def test_a_task_that_gets_no_connection_in_time_is_run_again(app):
     taken = pool.getconn()
     waited = []
 
-    @app.task(bind=True, **retry_policy(backoff=0))
+    @app.task(bind=True, shared=False, **retry_policy(backoff=0))
     def work(self):
         waited.append(self.request.retries)
         if len(waited) == 2:
@@ -65,7 +68,7 @@ def test_a_task_that_gets_no_connection_in_time_is_run_again(app):
 def test_what_does_not_pass_or_is_not_known_is_final(app, error):
     tries = []
 
-    @app.task(**retry_policy(backoff=0))
+    @app.task(shared=False, **retry_policy(backoff=0))
     def work():
         tries.append(1)
         raise error("no")
@@ -79,7 +82,7 @@ def test_one_line_of_configuration_is_for_all_tasks(app):
     app.conf.task_annotations = {"*": retry_policy(max_retries=1, backoff=0)}
     tries = []
 
-    @app.task
+    @app.task(shared=False)
     def work():
         tries.append(1)
         raise errors.DeadlockDetected("again")
@@ -90,7 +93,7 @@ def test_one_line_of_configuration_is_for_all_tasks(app):
 
 
 def test_a_task_inside_somebody_elses_transaction_is_not_run_again(app, notes):
-    @app.task(**retry_policy(backoff=0))
+    @app.task(shared=False, **retry_policy(backoff=0))
     def work():
         geventpg.get_conn().execute("insert into notes values ('lost')")
         raise errors.SerializationFailure("outer's")
@@ -102,7 +105,7 @@ def test_a_task_inside_somebody_elses_transaction_is_not_run_again(app, notes):
 
 
 def test_a_task_that_is_called_as_a_function_is_not_run_again(app):
-    @app.task(**retry_policy(backoff=0))
+    @app.task(shared=False, **retry_policy(backoff=0))
     def work():
         raise errors.SerializationFailure("yours")
 

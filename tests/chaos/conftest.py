@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.figures import Figures
-from tests.chaos.stalls import HubTicker
 from tests.conftest import SEED
 from tests.pool.conftest import embedded_dsn, make_pool
+from tests.support.stalls import HubTicker
 
 __all__ = ["embedded_dsn", "make_pool"]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gevent
 import psycopg
 
-from tests.chaos.stalls import HubTicker
+from tests.support.stalls import HubTicker
 
 
 class Failure(NamedTuple):

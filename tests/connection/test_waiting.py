@@ -17,6 +17,7 @@ import pytest
 
 from tests.connection.helpers import Attempt, Ticker, active
 from tests.support import wait_until
+from tests.support.pools import terminate
 from tests.support.script import ROOT, clean_environment, output_of
 
 STARTS = {
@@ -207,11 +208,11 @@ def test_an_idle_connection_does_not_keep_the_loop_alive(dsn):
     assert output_of(source, dsn) == "done\n"
 
 
-def test_a_process_ends_quietly_while_a_greenlet_waits(dsn, backends):
+def test_a_process_ends_quietly_while_a_greenlet_waits(dsn, backends, admin):
     source = """
     import sys, gevent, geventpg
     def wait(conn):
-        conn.execute("select pg_sleep(2)")
+        conn.execute("select pg_sleep(30)")
     conns = [geventpg.Connection.connect(sys.argv[1]) for _ in range(3)]
     greenlets = [gevent.spawn(wait, conn) for conn in conns]
     gevent.sleep(0.1)
@@ -219,14 +220,16 @@ def test_a_process_ends_quietly_while_a_greenlet_waits(dsn, backends):
     """
     started = time.monotonic()
     assert output_of(source, dsn) == "done\n"
-    assert time.monotonic() - started < 2
-    wait_until(lambda: not active(backends), message="the statements ended")
+    assert time.monotonic() - started < 15
+    for backend in backends():  # they sleep on: the server has not looked at its socket
+        terminate(admin, backend.pid)
 
 
 @pytest.mark.parametrize("start", [STARTS["nothing patched"], STARTS["patched first"]])
 def test_ctrl_c_cancels_the_main_greenlets_statement_and_ends_it(dsn, backends, start):
     source = """
-import sys, geventpg
+import signal, sys, geventpg
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 conn = geventpg.Connection.connect(sys.argv[1], autocommit=True)
 try:
     conn.execute("select pg_sleep(30)")
