@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
 import psycopg
 from psycopg import errors, generators, postgres, pq
 from psycopg._capabilities import capabilities
-from psycopg.abc import PQGen
+from psycopg.abc import Params, PQGen, Query
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import Row, RowFactory, tuple_row
 
@@ -157,6 +157,26 @@ class Connection(ConnectingOnHub[Row]):
                 gen.close()
         finally:
             heal(self)
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> psycopg.Cursor[Row]:
+        """Execute a statement and return its cursor, as psycopg does."""
+        if query.__class__ is not str or self.cursor_factory is not Cursor:
+            return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
+        try:
+            self._check_connection_ok()
+            cur: Cursor[Row] = Cursor(self)
+            if binary:
+                cur.format = pq.Format.BINARY
+            return cur.execute(query, params, prepare=prepare)
+        except errors._NO_TRACEBACK as error:
+            raise error.with_traceback(None)  # noqa: B904  # the same error
 
     def discard(self, *, wake: bool = True) -> None:
         """Close at once without talking to the server. Does not block.

@@ -11,24 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-from weakref import ref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 from psycopg import abc, generators, pq
-from psycopg._cursor_base import BaseCursor
 from psycopg._preparing import Prepare
 from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, _query2pg
 from psycopg.abc import PQGen, Query
-from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.copy import Copy, LibpqWriter, Writer
-from psycopg.rows import Row, RowFactory
+from psycopg.rows import Row
 
-from .adaptation import ConnectionAdapters, SharedAdapters
 from .healing import heal
 from .pooler import find_pooler_gen, mind
 from .prepared import doubt, forget, heal_or_raise, is_unusable
+from .quick_cursor import QuickCursor
 from .session_state import Trace, left_behind
 from .statement import Statement, make_due
 
@@ -43,58 +40,21 @@ IDLE = pq.TransactionStatus.IDLE
 TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
-# All that psycopg's cursor keeps. One that keeps more is left to initialise itself.
-_KNOWN_FIELDS = set(BaseCursor.__slots__) == {
-    *("__weakref__", "_adapters", "_closed", "_conn", "_execmany_returning", "_iresult"),
-    *("_last_query", "_make_row", "_pgconn", "_pos", "_query", "_results", "_row_factory"),
-    *("_rowcount", "_statusmessage", "_tx", "arraysize", "format", "pgresult"),
-}
-
 # Statements that pipeline mode is certain to accept. COPY cannot run in it, and several
 # statements in one string need the simple protocol: they take psycopg's own path.
 _PIPELINABLE = re.compile(rb"\s*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES)\b", re.IGNORECASE)
 
 
-class Cursor(psycopg.Cursor[Row]):
+class Cursor(QuickCursor[Row]):
     """psycopg's cursor; the first statement of a transaction takes BEGIN along.
 
-    What it does for every statement is shorter than in psycopg, with the same results: it
-    borrows the connection's adapters, and remembers how a statement's text is converted.
+    It remembers how a statement's text is converted. What else is shorter than in psycopg, with
+    the same results, is in `QuickCursor`.
     """
 
     __slots__ = ()
 
     _conn: Connection[Any]
-
-    def __init__(
-        self, connection: Connection[Any], *, row_factory: RowFactory[Row] | None = None
-    ) -> None:
-        adapters = connection.adapters
-        if not _KNOWN_FIELDS or adapters.__class__ is not ConnectionAdapters:
-            super().__init__(connection, row_factory=cast(Any, row_factory))
-            return
-        self._conn = connection
-        self._pgconn = connection.pgconn
-        self._adapters = adapters.shared(connection)
-        self._row_factory = row_factory or connection.row_factory
-        self._last_query = self.pgresult = self._statusmessage = None
-        self._execmany_returning = self._query = None
-        self._results = []
-        self._pos = self._iresult = 0
-        self._rowcount = -1
-        self.arraysize = 1
-        self.format = TEXT
-        self._closed = False
-
-    @property
-    def adapters(self) -> AdaptersMap:
-        """The cursor's own adapters, made now if it used the connection's so far."""
-        adapters = self._adapters
-        if adapters.__class__ is SharedAdapters:
-            adapters = self._adapters = AdaptersMap(adapters)
-            adapters._register_loader_callback = partial(self._loaders_changed, ref(self))
-            self._last_query = None  # the next statement is to use them
-        return adapters
 
     def _execute_gen(
         self,
@@ -177,19 +137,6 @@ class Cursor(psycopg.Cursor[Row]):
                 forget(self._conn, error, self._query.query if self._query else None)
             raise
 
-    def _take(self, results: list[pq.abc.PGresult]) -> None:
-        """Do `_check_results` and `_set_results`, shorter for one result that has rows."""
-        if len(results) != 1 or results[0].status != TUPLES_OK:
-            self._check_results(results)
-            self._set_results(results)
-            return
-        self._results = results
-        result = self.pgresult = results[0]
-        self._tx.set_pgresult(result)
-        self._rowcount = result.ntuples
-        self._statusmessage = result.command_status
-        self._make_row = self._make_row_maker()
-
     def _maybe_prepare_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
@@ -226,26 +173,6 @@ class Cursor(psycopg.Cursor[Row]):
         if self._conn._pooled is not False and (trace := left_behind(pgq.query)) is not None:
             mind(self._conn, trace)
         return pgq
-
-    def _start(self, query: Query) -> None:
-        """Forget the last result; see to the transformer for the next statement."""
-        if self._closed:
-            raise psycopg.InterfaceError("the cursor is closed")
-        if (
-            self.pgresult is not None
-            or self._rowcount != -1
-            or self._results
-            or self._execmany_returning is not None
-        ):
-            self._reset()
-        last = self._last_query
-        if not last or last is not query:
-            self._last_query = None
-            adapters = self._adapters
-            # Shared adapters know their connection; a cursor's own do not.
-            self._tx = Transformer(
-                cast(Any, adapters if adapters.__class__ is SharedAdapters else self)
-            )
 
     @contextmanager
     def copy(

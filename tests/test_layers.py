@@ -30,7 +30,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             "batch_sending",
             "bound",
             "commit",
-            "cursor",
+            *("cursor", "quick_cursor"),
             "faults",
             "healing",
             *("losses", "pooler", "prepared", "resolve", "server_cursor", "session_state"),

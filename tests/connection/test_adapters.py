@@ -168,7 +168,7 @@ def test_a_cursor_that_was_used_keeps_no_connection_alive(dsn: str) -> None:
 def test_a_psycopg_whose_cursors_keep_more_initialises_them_itself(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(geventpg.cursor, "_KNOWN_FIELDS", False)
+    monkeypatch.setattr(geventpg.quick_cursor, "_KNOWN_FIELDS", False)
     with geventpg.Connection.connect(dsn) as conn:
         cursor = conn.cursor()
         cursor.adapters.register_loader("text", Loud)

@@ -1,0 +1,117 @@
+"""What every cursor does, made shorter: the same results as psycopg's, in fewer steps.
+
+It borrows the connection's adapters instead of copying them, and for one result that has rows,
+which is what most statements return, it skips what psycopg does about all others.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
+
+import psycopg
+from psycopg import pq
+from psycopg._cursor_base import BaseCursor
+from psycopg.abc import Query
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.rows import Row, RowFactory, tuple_row
+
+from .adaptation import ConnectionAdapters, SharedAdapters
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+TEXT = pq.Format.TEXT
+TUPLES_OK = pq.ExecStatus.TUPLES_OK
+
+# All that psycopg's cursor keeps. One that keeps more is left to initialise itself.
+_KNOWN_FIELDS = set(BaseCursor.__slots__) == {
+    *("__weakref__", "_adapters", "_closed", "_conn", "_execmany_returning", "_iresult"),
+    *("_last_query", "_make_row", "_pgconn", "_pos", "_query", "_results", "_row_factory"),
+    *("_rowcount", "_statusmessage", "_tx", "arraysize", "format", "pgresult"),
+}
+
+
+class QuickCursor(psycopg.Cursor[Row]):
+    """The part of `Cursor` that is about speed only."""
+
+    __slots__ = ()
+
+    _conn: Connection[Any]
+
+    def __init__(
+        self, connection: Connection[Any], *, row_factory: RowFactory[Row] | None = None
+    ) -> None:
+        adapters: Any = connection._adapters
+        if adapters.__class__ is not ConnectionAdapters:
+            adapters = connection.adapters  # makes them
+        if not _KNOWN_FIELDS or adapters.__class__ is not ConnectionAdapters:
+            super().__init__(connection, row_factory=cast(Any, row_factory))
+            return
+        self._conn = connection
+        self._pgconn = connection.pgconn
+        self._adapters = adapters.shared(connection)
+        self._row_factory = row_factory or connection.row_factory
+        self._last_query = self.pgresult = self._statusmessage = None
+        self._execmany_returning = self._query = None
+        self._results = []
+        self._pos = self._iresult = 0
+        self._rowcount = -1
+        self.arraysize = 1
+        self.format = TEXT
+        self._closed = False
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """The cursor's own adapters, made now if it used the connection's so far."""
+        adapters = self._adapters
+        if adapters.__class__ is SharedAdapters:
+            adapters = self._adapters = AdaptersMap(adapters)
+            adapters._register_loader_callback = partial(self._loaders_changed, ref(self))
+            self._last_query = None  # the next statement is to use them
+        return adapters
+
+    def _start(self, query: Query) -> None:
+        """Forget the last result; see to the transformer for the next statement."""
+        if self._closed:
+            raise psycopg.InterfaceError("the cursor is closed")
+        if (
+            self.pgresult is not None
+            or self._rowcount != -1
+            or self._results
+            or self._execmany_returning is not None
+        ):
+            self._reset()
+        last = self._last_query
+        if not last or last is not query:
+            self._last_query = None
+            adapters = self._adapters
+            # Shared adapters know their connection; a cursor's own do not.
+            context: Any = adapters if adapters.__class__ is SharedAdapters else self
+            self._tx = Transformer(context)
+
+    def _take(self, results: list[pq.abc.PGresult]) -> None:
+        """Do `_check_results` and `_set_results`, shorter for one result that has rows."""
+        if len(results) != 1 or results[0].status != TUPLES_OK:
+            self._check_results(results)
+            self._set_results(results)
+            return
+        self._results = results
+        result = self.pgresult = results[0]
+        self._tx.set_pgresult(result)
+        self._rowcount = result.ntuples
+        self._statusmessage = result.command_status
+        factory: Any = self._row_factory
+        self._make_row = tuple if factory is tuple_row else self._make_row_maker()  # type: ignore[assignment]
+
+    def fetchone(self) -> Row | None:
+        """Return the next row, ``None`` after the last, as psycopg does."""
+        result = self.pgresult
+        if result is None or self._closed or result.status != TUPLES_OK:
+            return super().fetchone()  # in a pipeline it is yet to come; or it is an error
+        if self._pos >= result.ntuples:
+            return None
+        row = self._tx.load_row(self._pos, self._make_row)
+        self._pos += 1
+        return row
