@@ -80,6 +80,8 @@ class Connection(ConnectingOnHub[Row]):
         self._on_read_only: Callable[[Any], None] | None = None
         """Told of a write that the server refused because it is read-only."""
         self._wants_writes: bool | None = None
+        self._begun_at = 0.0
+        """When its pool began to open it (``time.monotonic``)."""
         self._pooled: bool | None = None
         """Whether a pooler is in between, ``None`` until somebody had to know."""
         self._prepares_always = False

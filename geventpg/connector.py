@@ -241,6 +241,7 @@ class Connector:
             pool._stats[pool._CONNECTIONS_ERRORS] += 1
             raise
         pool._stats[pool._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
+        conn._begun_at = started
         conn.cancel_timeout = pool.cancel_timeout
         conn._warnings = pool._warnings
         if pool.prepare_mode == "never":

@@ -58,7 +58,7 @@ class Failover:
         place, now = _place(conn), monotonic()
         for slot in list(pool._bag.out.values()):
             if _place(slot.conn) == place:
-                slot.expires_at = now
+                slot.drain()  # not kept like an old one while no other can be opened
         stale = [
             slot
             for slot in list(pool._bag.idle)
@@ -82,13 +82,16 @@ class Failover:
         read_only = _is_read_only(conn)
         if read_only is None:
             read_only = not conn.read_only  # an old server does not say: unless asked for
-        now = monotonic()
-        if read_only and now - self._retired_at >= PAUSE:
+        now, pool = monotonic(), self._pool()
+        if not read_only or pool is None:
+            return
+        if now - self._retired_at >= PAUSE:
             self._retired_at = now
             self.retire(conn)
-            pool = self._pool()
-            if pool is not None:
-                pool._watchdog.suspect()  # the idle ones have not heard of it yet
+            pool._watchdog.suspect()  # the idle ones have not heard of it yet
+        elif conn._begun_at < self._retired_at and (slot := pool._bag.out.get(conn)) is not None:
+            # Idle or being opened then, and in use before anybody asked it.
+            slot.drain()
 
 
 def _is_read_only(conn: Connection[Any]) -> bool | None:

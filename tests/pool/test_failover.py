@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import gevent
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from geventpg import PoolTimeout
 from tests.support import wait_until
 from tests.support.pools import backend_pid, counts, give_back, hold_all, settled
 
@@ -66,6 +69,48 @@ def test_a_refused_write_retires_connections_in_use_when_they_are_returned(
         held = backend_pid(busy)
     wait_until(lambda: settled(pool, 2))
     assert held not in pids(pool, 2)
+
+
+def test_one_in_use_is_retired_also_while_no_better_server_is_found(make_pool, embedded_dsn, fence):
+    conninfo = make_conninfo(embedded_dsn, target_session_attrs="read-write")
+    pool = make_pool(conninfo, min_size=2, max_size=2)
+    pool.wait()
+    with pool.connection() as busy:
+        busy.execute("SELECT 1")
+        fence("on")
+        refused_write(pool)
+        wait_until(lambda: pool.get_stats()["connections_errors"], message="none can be opened")
+    wait_until(lambda: not counts(pool).idle)
+    with pytest.raises(PoolTimeout, match="read-only"):
+        pool.getconn(timeout=0.1)
+
+
+def test_a_connection_that_nobody_could_ask_is_refused_one_write_too(
+    make_pool, embedded_dsn, fence
+):
+    pool = make_pool(embedded_dsn, min_size=2, max_size=2, use_lifo=False)
+    pool.wait()
+    fence("on")
+    refused = Counter()
+
+    def write(conn):
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            conn.execute(WRITE)
+        refused[conn.info.backend_pid] += 1
+        conn.rollback()
+        pool.putconn(conn)
+
+    one = pool.getconn()
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        one.execute(WRITE)
+    other = pool.getconn()  # before the watchdog gets at it; handed on, it is never idle
+    waiters = [gevent.spawn(lambda: write(pool.getconn())) for _ in range(20)]
+    wait_until(lambda: counts(pool).waiting == 20)
+    old = other.info.backend_pid
+    write(other)
+    gevent.joinall(waiters, raise_error=True)
+    assert refused[old] == 1
+    pool.putconn(one)
 
 
 def test_writes_work_at_once_when_the_server_takes_them_again(make_pool, embedded_dsn, fence):
