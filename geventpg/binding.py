@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +20,111 @@ from gevent import Greenlet, getcurrent
 from psycopg.pq import TransactionStatus
 
 from . import hub
-from .bound import bindable
+from .bound import Owner, bindable
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
 
 class HeldConnection:
-    """One connection bound to one greenlet."""
+    """One connection bound to one greenlet.
 
-    __slots__ = ("_holder", "_name", "conn", "depth", "pool")
+    As a context manager it is the block of one who uses it: given back at the end of the
+    outermost one, unless the owner had it before.
+    """
 
-    def __init__(self, holder: Holder, name: str, pool: ConnectionPool[Any], conn: Any) -> None:
+    __slots__ = ("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool", "wanted")
+
+    def __init__(
+        self,
+        holder: Holder,
+        name: str,
+        pool: ConnectionPool[Any],
+        conn: Any,
+        owner: Owner | None = None,
+    ) -> None:
         # Weak: whoever keeps the connection (a traceback, say) must not keep the greenlet's.
         self._holder = weakref.ref(holder)
         self._name = name
         self.pool = pool
         self.conn = bindable(conn)
         self.depth = 0
+        self.owner = owner
+        self.wanted = True
+        """Whether the owner itself asked for it, and not `get_conn`."""
+        self._block: AbstractContextManager[None] | None = None
+        self._unit: AbstractContextManager[None] | None = None
         conn._binding = self
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.leave(exc_type, exc, traceback):
+            self.give_back()
+
+    def enter(self) -> None:
+        """Begin a block. With an owner the outermost one is a transaction of the owner's."""
+        if self.owner is not None and not self.depth:
+            block = self.owner.join()
+            block.__enter__()
+            self._block = block
+        self.depth += 1
+
+    def leave(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """End a block; return whether there is nothing left to do for its end."""
+        self.depth -= 1
+        if self.depth:
+            return True  # an inner block: the outermost decides
+        if self._block is None:
+            return False
+        block, self._block = self._block, None
+        try:
+            block.__exit__(exc_type, exc, traceback)
+        finally:
+            if not self.wanted and self._unit is None:
+                self.give_back()
+        return True
+
+    def begin_unit(self) -> None:
+        """Make what the owner does from now on, to the end of the scope, one transaction."""
+        if self.owner is None or self._unit or self.depth or self.owner.in_transaction:
+            return
+        unit = self.owner.join()
+        unit.__enter__()
+        self._unit = unit
+        holder = self._holder()
+        if holder is not None:
+            holder.units.append(self)
+
+    def end_unit(self, failure: BaseException | None) -> None:
+        """Commit at the end of a scope, or roll back if it ended with *failure*."""
+        unit, self._unit = self._unit, None
+        if unit is not None:
+            holder = self._holder()
+            if holder is not None:
+                holder.units.remove(self)
+            if failure is None:
+                unit.__exit__(None, None, None)
+            else:
+                unit.__exit__(type(failure), failure, failure.__traceback__)
+        elif self.owner is None:
+            _finish(self.conn, failed=failure is not None)
+
+    @property
+    def in_unit(self) -> bool:
+        """Whether `begin_unit` has begun a transaction that goes on."""
+        return self._unit is not None
 
     def give_back(self) -> None:
         """End the binding and return the connection; an open transaction is rolled back."""
@@ -46,7 +134,14 @@ class HeldConnection:
         holder = self._holder()
         if holder is not None:
             holder.held.pop(self._name, None)
+        self.disown()
         self.pool.putconn(self.conn)
+
+    def disown(self) -> None:
+        """Take the connection away from its owner."""
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.lost()
 
 
 class Holder:
@@ -54,6 +149,8 @@ class Holder:
 
     def __init__(self) -> None:
         self.held: dict[str, HeldConnection] = {}
+        self.units: list[HeldConnection] = []
+        """Those with a transaction of the scope's, though they may be given back already."""
         self.scopes = 0
 
     def give_back_all(self) -> None:
@@ -91,14 +188,31 @@ class Scope:
         self._holder.scopes -= 1
         if self._holder.scopes and not self._adopt:
             return
-        mine = [held for name, held in self._holder.held.items() if name not in self._foreign]
+        mine = [
+            *self._holder.units,
+            *(
+                held
+                for name, held in self._holder.held.items()
+                if held.owner is None and name not in self._foreign
+            ),
+        ]
         try:
-            for held in mine:
-                _finish(held.conn, failed=exc_type is not None)
+            _end_units(mine, exc)
         finally:
             # After a failed commit the pools roll the others back.
             for held in mine:
-                held.give_back()
+                if held.owner is None or not held.wanted:
+                    held.give_back()
+
+
+def _end_units(helds: Sequence[HeldConnection], failure: BaseException | None) -> None:
+    for position, held in enumerate(helds):
+        try:
+            held.end_unit(failure)
+        except BaseException as error:
+            # The others are rolled back when they are given back.
+            _end_units([h for h in helds[position + 1 :] if h.in_unit], failure or error)
+            raise
 
 
 def _finish(conn: psycopg.Connection[Any], *, failed: bool) -> None:
@@ -167,6 +281,7 @@ def forget_all() -> list[psycopg.Connection[Any]]:
     for holder in list(_holders):
         for held in holder.held.values():
             held.conn._binding = None
+            held.disown()
             conns.append(held.conn)
         holder.held.clear()
     return conns

@@ -9,7 +9,7 @@ or go stale when a table changes; then it is executed again without.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import errors, generators, pq
@@ -67,3 +67,14 @@ def forget_stale(conn: psycopg.Connection[Any], query: bytes) -> None:
     for key in [key for key in prepared._names if key[0] == query]:
         prepared._to_flush.append(prepared._names.pop(key))
         prepared._counts[key] = prepared.prepare_threshold or 0
+
+
+def is_pooled(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether a pooler is in between; a round trip if nobody asked before.
+
+    Also for a connection that is not ours. A transaction that was open is still open.
+    """
+    if getattr(conn, "_pooled", None) is None:
+        with conn.lock:
+            conn.wait(find_pooler_gen(cast("Connection[Any]", conn)))
+    return bool(cast("Connection[Any]", conn)._pooled)

@@ -8,8 +8,9 @@ stock ``psycopg_pool.ConnectionPool``, per thread instead of per greenlet.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
@@ -19,11 +20,14 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
 from . import binding, hub, stock
+from .bound import Owner
 from .connection import Connection, abandon_socket
 from .discretion import discreet
 from .errors import NotConfigured, OptionError
 from .options import OPTIONS, check_conninfo, check_options, from_environment
 from .pool import Pool
+
+logger = logging.getLogger("geventpg")
 
 _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
 
@@ -39,6 +43,7 @@ class _Config:
 
 _configs: dict[str, _Config] = {}
 _pools: dict[str, ConnectionPool[Any]] = {}
+_owners: dict[str, Callable[[float | None], None]] = {}
 
 
 @discreet
@@ -63,6 +68,7 @@ def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options:
             " call geventpg.close_all() before configuring it again"
         )
     _configs[name] = config
+    _owners.pop(name, None)
 
 
 def get_pool(name: str = "default") -> Pool[Any]:
@@ -101,39 +107,112 @@ def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
     held = holder.held.get(name)
     if held is not None:
         gone = held.conn.closed or held.pool.closed
-        if held.depth or holder.scopes or not gone:
-            # Also if it is broken: a fresh one would silently lose half of a transaction.
-            return held
-        held.give_back()
+        if not (held.depth or holder.scopes) and gone:
+            held.give_back()
+            held = None
+        # Otherwise also if it is broken: a fresh one would silently lose half of a transaction.
+    if held is None:
+        held = _hold_owned(holder, name, timeout) or _check_out(holder, name, timeout)
+    if holder.scopes:
+        held.begin_unit()
+    return held
+
+
+def check_out(
+    name: str, owner: Owner, *, shared: bool, timeout: float | None = None
+) -> binding.HeldConnection:
+    """Check a connection of pool *name* out for *owner*; block and raise as `get_conn` does.
+
+    If *shared*, it is the one that `get_conn` gives in this greenlet. It goes back when the
+    greenlet ends, if not before.
+    """
+    return _check_out(binding.current_holder(), name, timeout, owner, shared=shared)
+
+
+def _check_out(
+    holder: binding.Holder,
+    name: str,
+    timeout: float | None,
+    owner: Owner | None = None,
+    *,
+    shared: bool = True,
+) -> binding.HeldConnection:
     pool: ConnectionPool[Any] = get_pool(name)
     conn: Any = pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
     held = holder.held.get(name)
-    if held is not None:  # somebody ran in this greenlet while it waited (a callback)
+    if held is not None and owner is None:
+        # Somebody ran in this greenlet while it waited (a callback).
         pool.putconn(conn)
-    else:
-        held = holder.held[name] = binding.HeldConnection(holder, name, pool, conn)
+        return held
+    # No pool has such a name, as none is empty.
+    key = name if shared and held is None else f"\0{id(conn)}"
+    held = holder.held[key] = binding.HeldConnection(holder, key, pool, conn, owner)
     return held
+
+
+def _hold_owned(
+    holder: binding.Holder, name: str, timeout: float | None
+) -> binding.HeldConnection | None:
+    """Have a framework check out the connection of its pool *name*; see `set_owner`."""
+    ask = _owners.get(name)
+    if ask is None:
+        return None
+    ask(timeout)
+    return holder.held.get(name)
+
+
+def set_owner(name: str, ask: Callable[[float | None], None]) -> None:
+    """Let a framework check out what `get_conn` gives of pool *name*.
+
+    *ask* is called with a timeout (s) for that, in a greenlet that has none, and does
+    `check_out`.
+    """
+    _owners[name] = ask
 
 
 def release_conn(name: str = "default") -> None:
     """Give the current greenlet's connection of pool *name* back; no-op if it has none.
 
     An open transaction is rolled back and logged, never committed. Does not block under
-    gevent. Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is.
+    gevent, except in a task for a framework's pool, where the transaction is the framework's.
+    Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is, and inside a
+    transaction of the framework.
     """
     held = binding.current_holder().held.get(name)
     if held is None:
         return
-    if held.depth:
+    if held.in_unit:
+        logger.warning("release_conn() in a task: its transaction on %r is rolled back", name)
+        held.end_unit(_Released())
+    if held.depth or (held.owner is not None and held.owner.in_transaction):
         raise psycopg.ProgrammingError(
-            "release_conn() inside 'with get_conn()': the connection is released at its end"
+            "release_conn() inside 'with get_conn()' or a transaction: the connection is released"
+            " at its end"
         )
     held.give_back()
+
+
+class _Released(Exception):
+    """What a framework's transaction ends with when its connection is released."""
 
 
 def scope(*, adopt: bool = False) -> binding.Scope:
     """Return a context manager for a unit of work; see `binding.Scope`."""
     return binding.Scope(adopt=adopt)
+
+
+def options_of(name: str) -> Mapping[str, Any] | None:
+    """Return the options that pool *name* was configured with, ``None`` if nobody did."""
+    config = _configs.get(name)
+    return None if config is None else config.options
+
+
+def forget(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name*, within *timeout* seconds, and forget its configuration."""
+    _configs.pop(name, None)
+    pool = _pools.pop(name, None)
+    if pool is not None:
+        pool.close(timeout=timeout)
 
 
 def close_all(timeout: float = 5.0) -> None:
@@ -145,13 +224,27 @@ def close_all(timeout: float = 5.0) -> None:
         pool.close(timeout=remaining)
 
 
+def cut_off(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name* without waiting for those who use it; see `Pool.abort`.
+
+    The configuration stays. Without gevent, connections in use are closed when they are returned.
+    """
+    pool = _pools.pop(name, None)
+    if pool is not None:
+        _abort(pool, timeout)
+
+
 def abort_all(timeout: float = 5.0, *, wake: bool = True) -> None:
     """Close all named pools without waiting for those who use them; see `Pool.abort`."""
     for pool, remaining in _take_all(timeout):
-        if isinstance(pool, Pool):
-            pool.abort(timeout=remaining, wake=wake)
-        else:
-            pool.close(timeout=remaining)
+        _abort(pool, remaining, wake=wake)
+
+
+def _abort(pool: ConnectionPool[Any], timeout: float, *, wake: bool = True) -> None:
+    if isinstance(pool, Pool):
+        pool.abort(timeout=timeout, wake=wake)
+    else:
+        pool.close(timeout=timeout)
 
 
 def _take_all(timeout: float) -> Iterator[tuple[ConnectionPool[Any], float]]:

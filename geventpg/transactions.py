@@ -21,6 +21,7 @@ from psycopg import IsolationLevel, errors, pq
 from psycopg_pool import ConnectionPool
 
 from . import hub, registry
+from .bound import Owner
 from .commit import Mark, Outcome, Place, find_place, identify, look_up
 from .connection import Connection
 from .errors import CommitUnknown
@@ -117,8 +118,10 @@ def run_in_transaction(
     while True:
         conn: Connection[Any] | None = None
         block: _Block | None = None
+        owner: Owner | None = None
         try:
             with _checked_out(source, attempts.remaining) as conn:
+                owner = conn._binding.owner if conn._binding is not None else None
                 if _in_transaction(conn):
                     options.refuse()
                     with conn.transaction():
@@ -127,11 +130,12 @@ def run_in_transaction(
                 with block:
                     result = fn(conn, *args, **kwargs)
             return result
-        except psycopg.Error as error:
-            if block is None:
+        except Exception as error:
+            cause = error if owner is None else owner.database_error(error)
+            if block is None or not isinstance(cause, psycopg.Error):
                 raise  # on checkout, which has its own patience; or in somebody's transaction
-            again = is_transient(error, conn)
-            failure: psycopg.Error = error
+            again = is_transient(cause, conn)
+            failure: Exception = error
         if block.doubtful is not None:
             the_pool = source if isinstance(source, ConnectionPool) else registry.get_pool(source)
             try:
@@ -293,13 +297,8 @@ def _checked_out(
             yield conn
         return
     held = registry.hold(source, timeout=timeout)
-    held.depth += 1
-    try:
+    with held:
         yield held.conn  # type: ignore[misc]  # without gevent it is psycopg's
-    finally:
-        held.depth -= 1
-        if not held.depth:
-            held.give_back()
 
 
 def _in_transaction(conn: psycopg.Connection[Any]) -> bool:
@@ -315,7 +314,7 @@ def _place_of(conn: Any) -> Place | None:
     return place
 
 
-def _settle(mark: Mark, error: psycopg.Error, pool: ConnectionPool[Any]) -> Outcome:
+def _settle(mark: Mark, error: Exception, pool: ConnectionPool[Any]) -> Outcome:
     """Return whether a COMMIT happened whose answer was lost; raise if nobody can tell."""
     outcome = look_up(mark, pool.connection, _sleep)
     if outcome is Outcome.UNKNOWN:
