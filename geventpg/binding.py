@@ -131,11 +131,15 @@ class HeldConnection:
         if self.conn._binding is not self:
             return
         self.conn._binding = None
-        holder = self._holder()
-        if holder is not None:
-            holder.held.pop(self._name, None)
+        self.outlive_greenlet()
         self.disown()
         self.pool.putconn(self.conn)
+
+    def outlive_greenlet(self) -> None:
+        """Stay out when the greenlet ends, until the owner gives it back."""
+        holder = self._holder()
+        if holder is not None and holder.held.get(self._name) is self:
+            del holder.held[self._name]
 
     def disown(self) -> None:
         """Take the connection away from its owner."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import psycopg
 from psycopg_pool import ConnectionPool
@@ -32,6 +32,16 @@ logger = logging.getLogger("geventpg")
 _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
 
 
+class Framework(Protocol):
+    """Who configures a pool when it is first asked for, and checks out what `get_conn` gives."""
+
+    def configure(self) -> None:
+        """Do `configure` for the pool, then `set_framework`. Does not block."""
+
+    def check_out(self, timeout: float | None) -> None:
+        """Do `check_out` in a greenlet that holds nothing, within *timeout* seconds."""
+
+
 @dataclass(frozen=True)
 class _Config:
     conninfo: ConninfoParam
@@ -43,7 +53,7 @@ class _Config:
 
 _configs: dict[str, _Config] = {}
 _pools: dict[str, ConnectionPool[Any]] = {}
-_owners: dict[str, Callable[[float | None], None]] = {}
+_frameworks: dict[str, Framework] = {}
 
 
 @discreet
@@ -68,7 +78,7 @@ def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options:
             " call geventpg.close_all() before configuring it again"
         )
     _configs[name] = config
-    _owners.pop(name, None)
+    _frameworks.pop(name, None)
 
 
 def get_pool(name: str = "default") -> Pool[Any]:
@@ -153,21 +163,19 @@ def _check_out(
 def _hold_owned(
     holder: binding.Holder, name: str, timeout: float | None
 ) -> binding.HeldConnection | None:
-    """Have a framework check out the connection of its pool *name*; see `set_owner`."""
-    ask = _owners.get(name)
-    if ask is None:
+    framework = _frameworks.get(name)
+    if framework is None:
         return None
-    ask(timeout)
+    framework.check_out(timeout)
     return holder.held.get(name)
 
 
-def set_owner(name: str, ask: Callable[[float | None], None]) -> None:
-    """Let a framework check out what `get_conn` gives of pool *name*.
-
-    *ask* is called with a timeout (s) for that, in a greenlet that has none, and does
-    `check_out`.
-    """
-    _owners[name] = ask
+def set_framework(name: str, framework: Framework | None) -> None:
+    """Let *framework* see to the pool *name*, or nobody. A later `configure` ends that."""
+    if framework is None:
+        _frameworks.pop(name, None)
+    else:
+        _frameworks[name] = framework
 
 
 def release_conn(name: str = "default") -> None:
@@ -272,6 +280,8 @@ def open_pools() -> dict[str, ConnectionPool[Any]]:
 
 
 def _config(name: str) -> _Config:
+    if name not in _configs and name in _frameworks:
+        _frameworks[name].configure()
     config = _configs.get(name)
     if config is None and name == "default" and "GEVENTPG_CONNINFO" in os.environ:
         configure(os.environ["GEVENTPG_CONNINFO"], **from_environment(os.environ))

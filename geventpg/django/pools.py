@@ -29,6 +29,9 @@ _OURS = {
 }
 """Pool options that are not the user's to give, and what to do instead."""
 
+DEFAULT_SIZE = 4
+"""``min_size`` and ``max_size`` unless given, as in psycopg_pool."""
+
 _USABLE = sorted(set(OPTIONS) - set(_OURS))
 
 # What was found to be right, because every greenlet has a wrapper that asks.
@@ -73,14 +76,20 @@ def introduce(alias: str, settings_dict: Mapping[str, Any]) -> None:
     check_options(alias, settings_dict)
     _checked[alias] = given
     if registry.options_of(alias) is None:
-        _own(alias)
+        registry.set_framework(alias, _Alias(alias))
 
 
-def _own(alias: str) -> None:
-    def check_out(timeout: float | None) -> None:
-        connections[alias].check_out_within(timeout)
+@dataclass(frozen=True)
+class _Alias:
+    """Django as `geventpg.registry.Framework` of the pool of one alias."""
 
-    registry.set_owner(alias, check_out)
+    alias: str
+
+    def configure(self) -> None:
+        configure(connections[self.alias])
+
+    def check_out(self, timeout: float | None) -> None:
+        connections[self.alias].check_out_within(timeout)
 
 
 def check_options(alias: str, settings_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,8 +133,25 @@ def current_session(alias: str) -> Session | None:
     return session if isinstance(session, Session) else None
 
 
+def options_of(alias: str) -> dict[str, Any] | None:
+    """Return the pool options in the settings of *alias*, ``None`` if it has no pool of ours."""
+    for wrapper in pooled_wrappers():
+        if wrapper.alias == alias:
+            return check_options(alias, wrapper.settings_dict)
+    return None
+
+
 def override(alias: str, options: Mapping[str, Any]) -> None:
-    """Use *options* in this process before those in the settings. Called before `configure`."""
+    """Let *options* come before those in the settings, in this process and its children.
+
+    Raise `OptionError` naming a bad one.
+    """
+    for name in ("configure", *_OURS):
+        if name in options:
+            raise geventpg.OptionError(
+                f"{name!r} cannot be given here, but in DATABASES[{alias!r}]"
+            )
+    check_pool_options(options, known=_USABLE)
     _overrides[alias] = dict(options)
 
 
@@ -165,7 +191,7 @@ def configure(wrapper: Any) -> None:
             f"the pool {alias!r} is open and is not the one of DATABASES[{alias!r}]: give one of"
             " them another name"
         ) from None
-    _own(alias)
+    registry.set_framework(alias, _Alias(alias))
 
 
 def _cursor_factory(params: Mapping[str, Any]) -> Any:
@@ -178,15 +204,12 @@ class HealingCursor(CursorMixin, Cursor[Any]):  # type: ignore[misc]  # ships no
     """Django's ``ServerBindingCursor``, on geventpg's cursor in place of psycopg's."""
 
 
-def configure_all() -> list[str]:
-    """Configure the pools of all aliases on this engine; return the aliases. Does not block."""
+def pooled_wrappers() -> list[Any]:
+    """Return this greenlet's wrappers of the aliases that have a pool, and check their options.
+
+    Makes them; does not connect.
+    """
     from .wrapper import PooledWrapper
 
-    configured = []
-    for alias in connections:
-        wrapper = connections[alias]
-        if isinstance(wrapper, PooledWrapper) and wrapper._is_pooled():
-            if current_session(alias) is None:
-                configure(wrapper)
-            configured.append(alias)
-    return configured
+    found = (connections[alias] for alias in connections)
+    return [wrapper for wrapper in found if isinstance(wrapper, PooledWrapper) if wrapper.is_pooled]

@@ -32,6 +32,7 @@ from geventpg.bound import BindableConnection
 from geventpg.prepared import is_pooled
 
 from . import pools
+from .asynchrony import tell_greenlets_apart
 from .creation import DatabaseCreation
 
 
@@ -56,10 +57,12 @@ class PooledWrapper:
         self._held: HeldConnection | None = None
         self._greenlet = weakref.ref(getcurrent())
         self._patience: float | None = None
-        if self._is_pooled():
+        if self.is_pooled:
             pools.introduce(self.alias, self.settings_dict)
 
-    def _is_pooled(self) -> bool:
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the settings give this wrapper a pool."""
         return self.alias != NO_DB_ALIAS and pools.is_wanted(self.settings_dict)
 
     # -- the pool -------------------------------------------------------------------------
@@ -67,7 +70,7 @@ class PooledWrapper:
     @property
     def pool(self) -> Any:
         """The alias's pool, made now if need be; ``None`` without one. Does not block."""
-        if not self._is_pooled():
+        if not self.is_pooled:
             return None
         if pools.current_session(self.alias) is None:
             pools.configure(self)
@@ -100,9 +103,11 @@ class PooledWrapper:
         """
         level = self._configured_isolation_level()
         self.isolation_level = level or IsolationLevel.READ_COMMITTED
-        if self._is_pooled() and self._fits_pool(conn_params):
+        if self.is_pooled and self._fits_pool(conn_params):
             shared = self._is_current()
             self._held = registry.check_out(self.alias, self, shared=shared, timeout=self._patience)
+            if self.allow_thread_sharing:
+                self._held.outlive_greenlet()
             connection: Any = self._held.conn
         else:
             cls = geventpg.Connection if hub.in_use() else BindableConnection
@@ -171,7 +176,7 @@ class PooledWrapper:
     def init_connection_state(self) -> None:
         """Do as Django, which leaves a wrapper's session to its pool if it has one."""
         super().init_connection_state()  # type: ignore[misc]
-        if self._held is None and self._is_pooled():
+        if self._held is None and self.is_pooled:
             commit = self._configure_connection(self.connection)  # type: ignore[attr-defined]
             if commit and not self.get_autocommit():  # type: ignore[attr-defined]
                 self.connection.commit()
@@ -261,6 +266,12 @@ class PooledWrapper:
         with self.wrap_database_errors:
             return is_pooled(self.connection)
 
+    def inc_thread_sharing(self) -> None:
+        """Do as Django: from now on the connection is not only this greenlet's, and outlives it."""
+        super().inc_thread_sharing()  # type: ignore[misc]
+        if self._held is not None:
+            self._held.outlive_greenlet()
+
     def validate_thread_sharing(self) -> None:
         """Do as Django, and take a greenlet for a thread also where gevent patched nothing."""
         if self.allow_thread_sharing:
@@ -288,3 +299,7 @@ def _leave_as_found(connection: Any) -> None:
     # As the pool opened it, for those who take one from the pool itself. Not by psycopg's
     # setter, which refuses inside a transaction, and the pool is about to roll it back.
     connection._autocommit = True
+
+
+# Now, that is before Django makes the first wrapper of this engine.
+tell_greenlets_apart()

@@ -25,7 +25,7 @@ settings.configure(DATABASES=DATABASES, INSTALLED_APPS=["tests.django.shelf"], U
 django.setup()
 # The models have made a wrapper of the default database. Other tests of this process have a
 # default pool that is not Django's.
-registry._owners.clear()
+registry._frameworks.clear()
 
 NAMES = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
 
@@ -73,7 +73,7 @@ def database(dsn: str) -> Iterator[Callable[..., BaseDatabaseWrapper]]:
         forget_wrapper(alias)
         # Left open, so that its invariants are checked.
         registry._configs.pop(alias, None)
-        registry._owners.pop(alias, None)
+        registry._frameworks.pop(alias, None)
         registry._pools.pop(alias, None)
         pools._checked.pop(alias, None)
         connections.settings[alias].clear()

@@ -10,6 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import DatabaseError, connection, connections, transaction
 from django.test.utils import override_settings
+from gevent.event import Event
 
 import geventpg
 from geventpg import Pool
@@ -277,3 +278,33 @@ def test_async_callers_are_refused_where_django_refuses_them(orm):
 
     with pytest.raises(SynchronousOnlyOperation):
         asyncio.run(count())
+
+
+def test_async_callers_are_served_where_django_serves_them(orm):
+    async def work():
+        await Author.objects.acreate(name="a")
+        return [author.name async for author in Author.objects.all()]
+
+    assert asyncio.run(work()) == ["a"]
+    assert counts(pool_of()).in_use <= 1
+
+
+def test_an_event_loop_in_one_greenlet_is_none_of_the_others_business(orm):
+    running, done = Event(), Event()
+
+    async def view():
+        running.set()
+        while not done.is_set():
+            await asyncio.sleep(0.001)
+
+    with transaction.atomic():
+        Author.objects.create(name="a")
+        loop = gevent.spawn(asyncio.run, view())
+        running.wait()
+        try:
+            assert connection.in_atomic_block
+            assert Author.objects.count() == 1
+            assert gevent.spawn(Author.objects.count).get() == 0
+        finally:
+            done.set()
+            loop.get()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.gis.db.backends.postgis.base import DatabaseWrapper as PostGISWrapper
-from django.utils.asyncio import async_unsafe
 
 from geventpg.django.wrapper import PooledWrapper
 
@@ -13,7 +12,6 @@ from geventpg.django.wrapper import PooledWrapper
 class DatabaseWrapper(PooledWrapper, PostGISWrapper):  # type: ignore[misc]  # ships no types
     """GeoDjango's PostGIS wrapper, whose connections come from a geventpg pool."""
 
-    @async_unsafe  # type: ignore[untyped-decorator]
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Check out or open a connection; make it know the types of PostGIS."""
         connection = super().get_new_connection(conn_params)
