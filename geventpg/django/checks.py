@@ -117,10 +117,11 @@ def _server_of(wrapper: Any) -> tuple[Any, ...]:
 
 def _check_room(wrappers: list[Any]) -> list[CheckMessage]:
     sizes = {wrapper.alias: _max_size(wrapper) for wrapper in wrappers}
-    with wrappers[0].temporary_connection() as cursor:
+    direct = pools.unpooled(wrappers[0])
+    with direct.temporary_connection() as cursor:
         cursor.execute(_ROOM)
         limit, reserved = cursor.fetchone()
-        if is_pooled(wrappers[0].connection):
+        if is_pooled(direct.connection):
             return []  # how many a pooler takes cannot be asked here
     if sum(sizes.values()) <= limit - reserved:
         return []
@@ -143,8 +144,9 @@ def _max_size(wrapper: Any) -> int:
 def _check_role(wrapper: Any) -> list[CheckMessage]:
     if not wrapper.settings_dict["OPTIONS"].get("assume_role"):
         return []
-    with wrapper.temporary_connection():
-        if not is_pooled(wrapper.connection):
+    direct = pools.unpooled(wrapper)
+    with direct.temporary_connection():
+        if not is_pooled(direct.connection):
             return []
     return [
         checks.Warning(

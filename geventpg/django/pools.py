@@ -86,7 +86,9 @@ class _Alias:
     alias: str
 
     def configure(self) -> None:
-        configure(connections[self.alias])
+        wrapper = connections[self.alias]
+        if wrapper.is_pooled:
+            configure(wrapper)
 
     def check_out(self, timeout: float | None) -> None:
         connections[self.alias].check_out_within(timeout)
@@ -192,6 +194,13 @@ def configure(wrapper: Any) -> None:
             " them another name"
         ) from None
     registry.set_framework(alias, _Alias(alias))
+
+
+def unpooled(wrapper: Any) -> Any:
+    """Return a wrapper of the same database with one connection of its own, for looking at it."""
+    settings_dict = wrapper.settings_dict
+    options = {**settings_dict["OPTIONS"], "pool": False}
+    return type(wrapper)({**settings_dict, "OPTIONS": options}, wrapper.alias)
 
 
 def _cursor_factory(params: Mapping[str, Any]) -> Any:

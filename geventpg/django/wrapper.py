@@ -150,7 +150,7 @@ class PooledWrapper:
 
     def check_out_within(self, timeout: float | None) -> None:
         """Connect for `get_conn`, whose errors are psycopg's, if there is no connection yet."""
-        if self.connection is not None:
+        if self.connection is not None or not self.is_pooled:
             return
         if self.in_atomic_block and self.closed_in_transaction:
             raise psycopg.InterfaceError(

@@ -51,7 +51,11 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
         parser.add_argument("--database", help="an alias; default: all, for drain 'default'")
         parser.add_argument("--application-name", help="drain only sessions of that name")
         parser.add_argument(
-            "--rest", type=float, default=1.0, help="drain sessions idle for that many seconds"
+            "--rest",
+            type=float,
+            default=5.0,
+            help="drain sessions idle for that many seconds; a request that pauses so long between"
+            " two statements, outside a transaction, would notice",
         )
         parser.add_argument(
             "--timeout", type=float, default=60.0, help="seconds to wait for busy sessions"
@@ -85,8 +89,9 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
         sizes.setdefault("max_size", sizes["min_size"])
         shown = " ".join(f"{name}={value}" for name, value in sorted(sizes.items()))
         self.stdout.write(f"\n{wrapper.alias}: in every process a pool with {shown}")
-        with wrapper.temporary_connection() as cursor:
-            pooler = is_pooled(wrapper.connection)
+        direct = pools.unpooled(wrapper)
+        with direct.temporary_connection() as cursor:
+            pooler = is_pooled(direct.connection)
             cursor.execute(_SERVER)
             version, limit, reserved, used = cursor.fetchone()
             self.stdout.write(
@@ -102,8 +107,9 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
 
     def _drain(self, wrapper: Any, options: dict[str, Any]) -> None:
         name, deadline = options["application_name"], time.monotonic() + options["timeout"]
-        with wrapper.temporary_connection() as cursor:
-            if is_pooled(wrapper.connection):
+        direct = pools.unpooled(wrapper)
+        with direct.temporary_connection() as cursor:
+            if is_pooled(direct.connection):
                 raise CommandError(
                     "behind a pooler the sessions are the pooler's: RECONNECT in PgBouncer's"
                     " console replaces them"
