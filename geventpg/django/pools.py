@@ -18,6 +18,7 @@ from psycopg_pool import ConnectionPool
 import geventpg
 from geventpg import hub, registry
 from geventpg.cursor import Cursor
+from geventpg.discretion import discreet
 from geventpg.options import OPTIONS
 from geventpg.options import check_options as check_pool_options
 from geventpg.prepared import is_pooled
@@ -157,6 +158,7 @@ def override(alias: str, options: Mapping[str, Any]) -> None:
     _overrides[alias] = dict(options)
 
 
+@discreet
 def configure(wrapper: Any) -> None:
     """Configure the pool of *wrapper*'s alias; no-op if that was done. Does not block.
 

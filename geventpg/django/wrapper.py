@@ -29,6 +29,7 @@ import geventpg
 from geventpg import hub, registry
 from geventpg.binding import HeldConnection
 from geventpg.bound import BindableConnection
+from geventpg.discretion import discreet
 from geventpg.prepared import is_pooled
 
 from . import pools
@@ -96,6 +97,7 @@ class PooledWrapper:
     # -- connecting -----------------------------------------------------------------------
 
     @async_unsafe  # type: ignore[untyped-decorator]
+    @discreet
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Check a connection out, or open one if this wrapper has no pool.
 
@@ -112,9 +114,20 @@ class PooledWrapper:
         else:
             cls = geventpg.Connection if hub.in_use() else BindableConnection
             connection = cls.connect(**conn_params)
-        if connection.isolation_level != level:
-            connection.isolation_level = level
+        try:
+            if connection.isolation_level != level:
+                connection.isolation_level = level
+        except BaseException:
+            self._give_up(connection)
+            raise
         return connection
+
+    def _give_up(self, connection: Any) -> None:
+        held, self._held = self._held, None
+        if held is None:
+            connection.close()
+        else:
+            held.give_back()
 
     def _configured_isolation_level(self) -> IsolationLevel | None:
         value = self.settings_dict["OPTIONS"].get("isolation_level")

@@ -126,6 +126,19 @@ def test_a_wrapper_is_not_for_another_greenlet(orm):
         orm.dec_thread_sharing()
 
 
+def test_a_wrapper_that_greenlets_share_outlives_the_one_that_made_it(orm):
+    def work():
+        wrapper = connections["default"]
+        wrapper.inc_thread_sharing()
+        wrapper.ensure_connection()
+        return wrapper
+
+    wrapper = in_greenlet(work)
+    assert wrapper.cursor().execute("select 1").fetchone() == (1,)
+    wrapper.close()
+    everything_is_back()
+
+
 def test_closing_returns_to_the_pool_and_the_next_use_takes_again(orm):
     orm.ensure_connection()
     pid = backend_pid(orm.connection)

@@ -104,7 +104,9 @@ def test_a_forked_child_has_a_pool_of_its_own_and_leaves_the_parents_alone(run, 
 mine = pid()
 if state == "idle":
     connection.close()
+import warnings
 from django.db import ProgrammingError
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork with threads: that is the point
 block = transaction.atomic()
 if state == "in a transaction":
     block.__enter__()

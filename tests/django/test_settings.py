@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
+import django
 import gevent
 import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.core.handlers.base import BaseHandler
 from django.db import DatabaseError, connection, connections, transaction
 from django.test.utils import override_settings
 from gevent.event import Event
+from psycopg.conninfo import make_conninfo
 
 import geventpg
 from geventpg import Pool
@@ -95,6 +99,36 @@ def test_health_checks_make_a_round_trip_for_every_checkout(database, admin):
     wrapper.close()
     admin.execute("select pg_terminate_backend(%s, 5000)", [ended])
     assert ask(wrapper, "select 1") == 1
+
+
+def test_atomic_requests_roll_a_failed_view_back(orm, database):
+    database(ATOMIC_REQUESTS=True)
+
+    def view(request, fail):
+        Author.objects.create(name="a" if fail else "b")
+        if fail:
+            raise ArithmeticError
+
+    atomic_view = BaseHandler().make_view_atomic(view)
+    with pytest.raises(ArithmeticError):
+        atomic_view(None, fail=True)
+    atomic_view(None, fail=False)
+    assert [author.name for author in Author.objects.all()] == ["b"]
+
+
+def test_a_refused_password_is_reported_at_once_and_not_shown(database, dsn):
+    secret = "not the password"
+    database(conninfo=make_conninfo(dsn, password=secret))
+    with pytest.raises(DatabaseError, match="password authentication failed") as raised:
+        connection.ensure_connection()
+    ours = [
+        frame
+        for frame in traceback.walk_tb(raised.value.__traceback__)
+        if "/geventpg/" in frame[0].f_code.co_filename
+    ]
+    assert ours
+    assert not any(secret in repr(frame.f_locals) for frame, _ in ours)
+    connection.close_pool()
 
 
 # -- sessions -------------------------------------------------------------------------------------
@@ -241,7 +275,8 @@ def test_a_test_database_is_made_cloned_and_dropped_while_pools_are_open(databas
     wrapper = database(pool={"min_size": 2, "max_size": 4}, TEST=test_settings("shelf_tests"))
     name = wrapper.settings_dict["NAME"]
     wrapper.ensure_connection()
-    wrapper.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    older = {"serialize": False} if django.VERSION < (6,) else {}
+    wrapper.creation.create_test_db(verbosity=0, autoclobber=True, **older)
     asleep = gevent.spawn(lambda: ask(connections["default"], "select pg_sleep(60)"))
     try:
         assert ask(wrapper, "select current_database()::text") == "shelf_tests"
