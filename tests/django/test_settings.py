@@ -176,10 +176,11 @@ def test_the_isolation_level_is_that_of_the_alias(database):
 def test_a_copy_with_another_isolation_level_does_not_leave_it_to_the_next(orm):
     copy = orm.copy()
     copy.settings_dict["OPTIONS"]["isolation_level"] = psycopg.IsolationLevel.SERIALIZABLE
-    with transaction.atomic():
-        copy.ensure_connection()
+    copy.ensure_connection()
+    pid = backend_pid(copy.connection)
     copy.close()
     with transaction.atomic():
+        assert backend_pid(orm.connection) == pid
         assert ask(orm, "show transaction_isolation") == "read committed"
 
 
@@ -187,8 +188,10 @@ def test_a_copy_of_another_database_does_not_get_a_connection_of_this_one(orm, b
     orm.ensure_connection()
     copy = orm.copy()
     copy.settings_dict["NAME"] = "template1"
+    pool = pool_of()
     assert ask(copy, "select current_database()::text") == "template1"
-    assert counts(pool_of()).in_use == 1
+    assert counts(pool).in_use == 1
+    assert pool_of() is pool
     copy.close()
 
 
@@ -227,11 +230,18 @@ def pooled_dsn(pg):
         yield bouncer.dsn
 
 
-def test_behind_a_pooler_iterators_do_without_and_nothing_is_prepared(orm, database, pooled_dsn):
+class Preparing(ServerBindingCursor):
+    """A project's own cursor, which prepares and does not ask for poolers."""
+
+
+@pytest.mark.parametrize("cursor", [{"server_side_binding": True}, {"cursor_factory": Preparing}])
+def test_behind_a_pooler_iterators_do_without_and_nothing_is_prepared(
+    orm, database, pooled_dsn, cursor
+):
     database(
         conninfo=pooled_dsn,
         pool={"min_size": 0, "max_size": 10},
-        options={"prepare_threshold": 0, "server_side_binding": True},
+        options={"prepare_threshold": 0, **cursor},
     )
     Author.objects.bulk_create([Author(name=str(n)) for n in range(20)])
 
@@ -243,6 +253,14 @@ def test_behind_a_pooler_iterators_do_without_and_nothing_is_prepared(orm, datab
 
     jobs = [gevent.spawn(work) for _ in range(10)]
     gevent.joinall(jobs, raise_error=True)
+
+
+def test_a_statement_that_was_lost_is_executed_again(orm, database):
+    wrapper = database(options={"prepare_threshold": 0, "server_side_binding": True})
+    for _ in range(2):
+        assert Author.objects.filter(name="a").count() == 0
+        with wrapper.cursor() as cursor:
+            cursor.execute("do $$ begin execute 'deallocate all'; end $$")
 
 
 def test_server_side_cursors_can_be_asked_for_behind_a_pooler(orm, database, pooled_dsn):
