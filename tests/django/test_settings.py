@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.core.handlers.base import BaseHandler
 from django.db import DatabaseError, connection, connections, transaction
+from django.db.backends.postgresql.base import ServerBindingCursor
 from django.test.utils import override_settings
 from gevent.event import Event
 from psycopg.conninfo import make_conninfo
