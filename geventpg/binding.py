@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from . import hub
 from .bound import Owner, bindable
+from .connection import Connection
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -92,7 +93,7 @@ class HeldConnection:
         try:
             block.__exit__(exc_type, exc, traceback)
         finally:
-            if not self.wanted and self._unit is None:
+            if self.owner is None or (not self.wanted and self._unit is None):
                 self.give_back()
         return True
 
@@ -134,6 +135,21 @@ class HeldConnection:
         self.outlive_greenlet()
         self.disown()
         self.pool.putconn(self.conn)
+
+    def leave_to_blocks(self) -> bool:
+        """Close the connection for its owner if blocks are open on it; tell whether they are.
+
+        They belong to this greenlet and not to the next user: so the connection goes back at
+        their end, broken.
+        """
+        if not self.depth:
+            return False
+        self.owner = None
+        if isinstance(self.conn, Connection):
+            self.conn.discard()
+        else:
+            self.conn.pgconn.finish()
+        return True
 
     def outlive_greenlet(self) -> None:
         """Stay out when the greenlet ends, until the owner gives it back."""

@@ -205,8 +205,9 @@ class PooledWrapper:
             return
         _leave_as_found(self.connection)
         self.connection = None
-        with self.wrap_database_errors:
-            held.give_back()
+        if not held.leave_to_blocks():
+            with self.wrap_database_errors:
+                held.give_back()
 
     # -- the greenlet's connection: `geventpg.bound.Owner` --------------------------------
 

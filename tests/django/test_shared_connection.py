@@ -105,6 +105,22 @@ def test_release_conn_is_refused_inside_an_atomic_block(orm):
     assert names() == ["a"]
 
 
+@pytest.mark.parametrize("block", ["with get_conn()", "transaction()"])
+def test_a_block_whose_connection_django_closes_fails_and_touches_nobody_elses(orm, admin, block):
+    orm.ensure_connection()
+    opened = geventpg.get_conn if block == "with get_conn()" else geventpg.transaction
+    with pytest.raises(psycopg.Error), opened("default") as conn:
+        conn.execute(INSERT, ["lost"])
+        connection.close()
+        other = gevent.spawn(lambda: geventpg.get_conn("default") is conn).get()
+        assert not other
+    assert conn.closed
+    assert committed(admin) == []
+    assert counts(pool_of()).in_use == 0
+    Author.objects.create(name="after")
+    assert committed(admin) == ["after"]
+
+
 def test_a_statement_whose_failure_was_handled_is_no_silent_rollback(orm, admin):
     with (
         pytest.raises(psycopg.errors.InFailedSqlTransaction),
