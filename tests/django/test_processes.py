@@ -115,7 +115,6 @@ child = os.fork()
 if not child:
     status = 1
     try:
-        connections.close_all()
         if state == "in a transaction":  # it is the parent's, and Django knows
             try:
                 pid()
