@@ -152,18 +152,14 @@ def test_gunicorn_serves_500_requests_at_once_on_20_connections(project, gunicor
     assert query("select count(*) from notes_note where starts_with(text, 'note ')") == [(100,)]
 
     # And everything idle is ended, again and again, while requests go on.
-    for _ in range(3):
+    for _ in range(2):
         pids = [backend.pid for backend in project.backends()]
         wait_until(lambda: all(b.state == "idle" for b in project.backends()))
         project.admin.execute("select pg_terminate_backend(pid, 5000) from unnest(%s) pid", [pids])
         jobs = [gevent.spawn(post, f"{gunicorn}/notes/", "after") for _ in range(40)]
         gevent.joinall(jobs, raise_error=True)
-    assert query("select count(*) from notes_note where text = 'after'") == [(120,)]
+    assert query("select count(*) from notes_note where text = 'after'") == [(80,)]
 
-    shown = project.manage("geventpg")
-    assert shown.returncode == 0, shown.stderr
-    assert "max_size=20 min_size=4" in shown.stdout
-    assert project.name in shown.stdout
     before = {backend.pid for backend in project.backends()}
     drained = project.manage("geventpg", "drain", "--rest", "0.1")
     assert drained.returncode == 0, drained.stdout + drained.stderr
