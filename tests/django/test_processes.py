@@ -94,8 +94,8 @@ geventpg.close_all()
 
 @pytest.mark.parametrize(
     ("state", "patch"),
-    [("held", PATCH), ("in a transaction", PATCH), ("idle", "")],
-    ids=["held", "in a transaction", "without gevent"],
+    [("idle", PATCH), ("in a transaction", PATCH), ("held", "")],
+    ids=["idle", "in a transaction", "without gevent"],
 )
 def test_a_forked_child_has_a_pool_of_its_own_and_leaves_the_parents_alone(run, patch, state):
     printed = run(
