@@ -10,13 +10,14 @@ DEMO_ARGS ?=
 CASES_ARGS ?=
 MINUTES ?= 30
 SOAK_ARGS ?=
+DJANGO_TESTS_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cases test soak check format bench clean
+.PHONY: help demo cases test soak django-tests check format bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## the same workload on three kinds of connections, side by side
 	$(RUN) -m examples.demo $(DEMO_ARGS)
@@ -29,6 +30,9 @@ test: $(VENV)/.installed-test ## run the tests against a real PostgreSQL (PYTEST
 
 soak: $(VENV)/.installed-test ## run the long form of the chaos suite again and again (MINUTES=30)
 	$(RUN) -m tests.chaos --minutes $(MINUTES) $(SOAK_ARGS)
+
+django-tests: $(VENV)/.installed-test ## Django's own tests on its engine and on ours, compared
+	$(RUN) -m tests.upstream.django $(DJANGO_TESTS_ARGS)
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(VENV)/bin/ruff check .

@@ -73,6 +73,22 @@ PEERS: dict[str, Peer] = {
             measures=("throughput",),
         ),
         Peer(
+            name="django-native",
+            label="Django's own pool",
+            module="benchmarks.peers.django_native_pool",
+            imports=("django", "psycopg", "psycopg_pool", "gevent"),
+            distributions=("Django", "psycopg", "psycopg_pool", "gevent"),
+            measures=("throughput",),
+        ),
+        Peer(
+            name="django-geventpg",
+            label="geventpg.django",
+            module="benchmarks.peers.django_geventpg_pool",
+            imports=("django", "geventpg", "gevent"),
+            distributions=("Django", "geventpg", "psycopg", "gevent"),
+            measures=("throughput",),
+        ),
+        Peer(
             name="asyncpg",
             label="asyncpg pool, uvloop",
             module="benchmarks.peers.asyncpg_pool",

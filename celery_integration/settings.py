@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import geventpg
 from geventpg.discretion import discreet
 from geventpg.errors import NotConfigured, OptionError
 from geventpg.options import OPTIONS, from_environment
@@ -22,6 +24,8 @@ serve 500 greenlets of short statements, and leave room for other workers within
 
 MIN_SIZE = 4
 
+_SIZES = ("min_size", "max_size")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,6 +35,7 @@ class Settings:
     """gevent, prefork, threads or solo."""
     concurrency: int
     conninfo: Any
+    """``None`` if the pool is the one of Django's default database."""
     options: dict[str, Any]
 
     @property
@@ -51,16 +56,47 @@ def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
     given = _from_config(app)
     options = from_environment(os.environ) if given is None else dict(given)
     conninfo = options.pop("conninfo", None) or os.environ.get("GEVENTPG_CONNINFO")
-    if not conninfo:
+    database = _from_django()
+    if conninfo and database is not None:
+        raise OptionError(
+            "Django's default database and conninfo (or GEVENTPG_CONNINFO) both say what the pool"
+            " 'default' connects to: leave conninfo out"
+        )
+    if not conninfo and database is None:
         raise NotConfigured(
             "no conninfo: set geventpg = {'conninfo': 'host=... dbname=...'} in the Celery"
             " config (CELERY_GEVENTPG with Django's namespace) or GEVENTPG_CONNINFO"
         )
-    for size in ("min_size", "max_size"):
+    sizes = {name: size for name, size in (database or {}).items() if name in _SIZES}
+    options = {**sizes, **options}
+    for size in _SIZES:
         if size in options:
             OPTIONS[size].check(size, options[size])
     _fill_in_sizes(options, kind, concurrency)
     return Settings(kind, concurrency, conninfo, options)
+
+
+def configure(settings: Settings) -> None:
+    """Configure the worker's pool. Does not connect.
+
+    Raise `OptionError` naming a bad option.
+    """
+    if settings.conninfo is not None:
+        geventpg.configure(settings.conninfo, **settings.options)
+    else:
+        from geventpg.django import pools
+
+        pools.override("default", settings.options)
+
+
+def _from_django() -> Mapping[str, Any] | None:
+    """Return the pool options of Django's default database, if it is set up and has a pool."""
+    django_conf = sys.modules.get("django.conf")
+    if django_conf is None or not django_conf.settings.configured:
+        return None
+    from geventpg.django import pools
+
+    return pools.options_of("default")
 
 
 def _from_config(app: Any) -> Mapping[str, Any] | None:

@@ -16,7 +16,7 @@ import geventpg
 from geventpg import registry
 
 from . import report
-from .settings import Settings, read_settings
+from .settings import Settings, configure, read_settings
 
 CLOSE_TIMEOUT = 5.0
 """Seconds for closing the pools when the worker ends."""
@@ -104,7 +104,7 @@ def _look_around(settings: Settings) -> list[report.Line]:
 def _configure(app: Any, kind: str, processes_or_greenlets: int) -> Settings:
     try:
         settings = read_settings(app, kind, processes_or_greenlets)
-        geventpg.configure(settings.conninfo, **settings.options)
+        configure(settings)
     except (geventpg.OptionError, geventpg.NotConfigured) as error:
         raise SystemExit(f"geventpg: {error}") from None
     _settings[:] = [settings]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from gevent import Greenlet, getcurrent
 from psycopg.pq import TransactionStatus
 
 from . import hub
-from .bound import bindable
+from .bound import Owner, bindable
+from .connection import Connection
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -28,26 +30,124 @@ if TYPE_CHECKING:
 class HeldConnection:
     """One connection bound to one greenlet."""
 
-    __slots__ = ("_holder", "_name", "conn", "depth", "pool")
+    __slots__ = ("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool", "wanted")
 
-    def __init__(self, holder: Holder, name: str, pool: ConnectionPool[Any], conn: Any) -> None:
+    def __init__(
+        self,
+        holder: Holder,
+        name: str,
+        pool: ConnectionPool[Any],
+        conn: Any,
+        owner: Owner | None = None,
+    ) -> None:
         # Weak: whoever keeps the connection (a traceback, say) must not keep the greenlet's.
         self._holder = weakref.ref(holder)
         self._name = name
         self.pool = pool
         self.conn = bindable(conn)
         self.depth = 0
+        self.owner = owner
+        self.wanted = True
+        """Whether the owner itself asked for it, and not `get_conn`."""
+        self._block: AbstractContextManager[None] | None = None
+        self._unit: AbstractContextManager[None] | None = None
         conn._binding = self
+
+    def enter(self) -> None:
+        """Begin a block. With an owner the outermost one is a transaction of the owner's."""
+        if self.owner is not None and not self.depth:
+            block = self.owner.join()
+            block.__enter__()
+            self._block = block
+        self.depth += 1
+
+    def leave(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """End a block; return whether there is nothing left to do for its end."""
+        self.depth -= 1
+        if self.depth:
+            return True  # an inner block: the outermost decides
+        if self._block is None:
+            return False
+        block, self._block = self._block, None
+        try:
+            block.__exit__(exc_type, exc, traceback)
+        finally:
+            if self.owner is None or (not self.wanted and self._unit is None):
+                self.give_back()
+        return True
+
+    def begin_unit(self) -> None:
+        """Make what the owner does from now on, to the end of the scope, one transaction."""
+        if self.owner is None or self._unit or self.depth or self.owner.in_transaction:
+            return
+        unit = self.owner.join()
+        unit.__enter__()
+        self._unit = unit
+        holder = self._holder()
+        if holder is not None:
+            holder.units.append(self)
+
+    def end_unit(self, failure: BaseException | None) -> None:
+        """Commit at the end of a scope, or roll back if it ended with *failure*."""
+        unit, self._unit = self._unit, None
+        if unit is not None:
+            holder = self._holder()
+            if holder is not None:
+                holder.units.remove(self)
+            if failure is None:
+                unit.__exit__(None, None, None)
+            else:
+                unit.__exit__(type(failure), failure, failure.__traceback__)
+        elif self.owner is None and failure is None:
+            commit_unit(self.conn)
+        elif self.owner is None:
+            psycopg.Connection.__exit__(self.conn, BaseException, None, None)
+
+    @property
+    def in_unit(self) -> bool:
+        """Whether `begin_unit` has begun a transaction that goes on."""
+        return self._unit is not None
 
     def give_back(self) -> None:
         """End the binding and return the connection; an open transaction is rolled back."""
         if self.conn._binding is not self:
             return
         self.conn._binding = None
-        holder = self._holder()
-        if holder is not None:
-            holder.held.pop(self._name, None)
+        self.outlive_greenlet()
+        self.disown()
         self.pool.putconn(self.conn)
+
+    def leave_to_blocks(self) -> bool:
+        """Close the connection for its owner if blocks are open on it; tell whether they are.
+
+        They belong to this greenlet and not to the next user: so the connection goes back at
+        their end, broken.
+        """
+        if not self.depth:
+            return False
+        self.owner = None
+        if isinstance(self.conn, Connection):
+            self.conn.discard()
+        else:
+            self.conn.pgconn.finish()
+        return True
+
+    def outlive_greenlet(self) -> None:
+        """Stay out when the greenlet ends, until the owner gives it back."""
+        holder = self._holder()
+        if holder is not None and holder.held.get(self._name) is self:
+            del holder.held[self._name]
+
+    def disown(self) -> None:
+        """Take the connection away from its owner."""
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.lost()
 
 
 class Holder:
@@ -55,6 +155,8 @@ class Holder:
 
     def __init__(self) -> None:
         self.held: dict[str, HeldConnection] = {}
+        self.units: list[HeldConnection] = []
+        """Those with a transaction of the scope's, though they may be given back already."""
         self.scopes = 0
         self.deadline: float | None = None
         """When (``time.monotonic``) the unit of work that it does has to be over."""
@@ -115,17 +217,37 @@ class Scope:
         self._holder.deadline = self._outer_deadline
         if self._holder.scopes and not self._adopt:
             return
-        mine = [held for name, held in self._holder.held.items() if name not in self._foreign]
+        mine = [
+            *self._holder.units,
+            *(
+                held
+                for name, held in self._holder.held.items()
+                if held.owner is None and name not in self._foreign
+            ),
+        ]
         try:
-            if exc_type is None:
+            if exc is None:
                 self._commit(mine)
             else:
-                for held in mine:
-                    psycopg.Connection.__exit__(held.conn, BaseException, None, None)
+                _end_units(mine, exc)
+        except BaseException as error:
+            _end_units([held for held in mine if held.in_unit], error)
+            raise
         finally:
             # After a failed commit the pools roll the others back.
             for held in mine:
-                held.give_back()
+                if held.owner is None or not held.wanted:
+                    held.give_back()
+
+
+def _end_units(helds: Sequence[HeldConnection], failure: BaseException | None) -> None:
+    for position, held in enumerate(helds):
+        try:
+            held.end_unit(failure)
+        except BaseException as error:
+            # The others are rolled back when they are given back.
+            _end_units([h for h in helds[position + 1 :] if h.in_unit], failure or error)
+            raise
 
 
 def commit_unit(conn: psycopg.Connection[Any]) -> None:
@@ -143,7 +265,7 @@ def commit_unit(conn: psycopg.Connection[Any]) -> None:
 
 def _commit_all(mine: list[HeldConnection]) -> None:
     for held in mine:
-        commit_unit(held.conn)
+        held.end_unit(None)
 
 
 _greenlet_local = hub.GreenletLocal()
@@ -198,6 +320,7 @@ def forget_all() -> list[psycopg.Connection[Any]]:
     for holder in list(_holders):
         for held in holder.held.values():
             held.conn._binding = None
+            held.disown()
             conns.append(held.conn)
         holder.held.clear()
     return conns

@@ -8,7 +8,7 @@ outermost block only; inner blocks join it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -29,11 +29,41 @@ if TYPE_CHECKING:
 RV = TypeVar("RV")
 
 
+class Owner(Protocol):
+    """Who checked a greenlet's connection out, if not `get_conn`: a framework that uses it too.
+
+    Django's ORM does. Transactions on the connection are the owner's, so that it knows of them.
+    """
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the owner has begun a transaction, perhaps without a word to the server."""
+
+    def join(self) -> AbstractContextManager[None]:
+        """Return a block of the owner that is a transaction, or a savepoint inside one."""
+
+    def database_error(self, error: Exception) -> Exception:
+        """Return psycopg's error if *error* is the owner's own form of it, else *error*."""
+
+    def lost(self) -> None:
+        """Forget the connection, which goes back to its pool. Does not switch or raise."""
+
+
 class Binding(Protocol):
     """Who a bound connection belongs to."""
 
-    depth: int
-    """How many ``with`` blocks are open on it."""
+    owner: Owner | None
+
+    def enter(self) -> None:
+        """A ``with`` block begins."""
+
+    def leave(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """A ``with`` block ends; tell whether the connection has nothing to do for that."""
 
     def give_back(self) -> None:
         """End the binding and return the connection to its pool. Does not switch."""
@@ -125,7 +155,7 @@ class BindableConnection(psycopg.Connection[Row]):
 
     def __enter__(self) -> Self:
         if self._binding is not None:
-            self._binding.depth += 1
+            self._binding.enter()
         return super().__enter__()
 
     def __exit__(
@@ -138,9 +168,8 @@ class BindableConnection(psycopg.Connection[Row]):
         if binding is None:
             super().__exit__(exc_type, exc_val, exc_tb)
             return
-        binding.depth -= 1
-        if binding.depth:
-            return  # an inner block: the outermost decides
+        if binding.leave(exc_type, exc_val, exc_tb):
+            return
         try:
             if exc_type is None and self.broken and not self._autocommit:
                 self.commit()  # raises: what the block did is lost

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import errors, generators, pq
 from psycopg.abc import PQGen
@@ -58,16 +58,37 @@ class Warnings:
 OF_ALL = Warnings("connection without a pool")
 
 
-def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
-    """Find out whether a pooler is in between, and prepare nothing behind one. One round trip.
+def is_pooled(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether a pooler is in between; a round trip if nobody asked before.
 
-    A pooler makes up the process id that it tells with the cancel key.
+    Nothing is prepared behind one from then on, on a connection that is not ours neither. A
+    transaction that was open is still open.
     """
-    conn.pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
-    (result,) = yield from generators.execute(conn.pgconn)
+    pooled: bool | None = getattr(conn, "_pooled", None)
+    if pooled is None:
+        ours = hasattr(conn, "_prepares_always")
+        with conn.lock:
+            if ours:
+                conn.wait(find_pooler_gen(cast("Connection[Any]", conn)))
+                return bool(cast("Connection[Any]", conn)._pooled)
+            pooled = conn.wait(_ask_gen(conn.pgconn))
+        if pooled:
+            conn.prepare_threshold = None
+    return pooled
+
+
+def _ask_gen(pgconn: pq.abc.PGconn) -> PQGen[bool]:
+    # A pooler makes up the process id that it tells with the cancel key.
+    pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
+    (result,) = yield from generators.execute(pgconn)
     if result.status != TUPLES_OK:
-        raise errors.error_from_result(result, encoding=conn.pgconn._encoding)
-    conn._pooled = int(result.get_value(0, 0) or 0) != conn.pgconn.backend_pid
+        raise errors.error_from_result(result, encoding=pgconn._encoding)
+    return int(result.get_value(0, 0) or 0) != pgconn.backend_pid
+
+
+def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
+    """Find out whether a pooler is in between, and prepare nothing behind one. One round trip."""
+    conn._pooled = yield from _ask_gen(conn.pgconn)
     if not conn._pooled:
         return
     logger.debug("%s: a pooler is in between", conn)

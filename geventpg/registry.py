@@ -8,12 +8,13 @@ stock ``psycopg_pool.ConnectionPool``, per thread instead of per greenlet.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -21,14 +22,26 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
 from . import binding, hub, stock
-from .bound import BindableConnection
+from .bound import BindableConnection, Owner
 from .connection import Connection, abandon_socket
 from .discretion import discreet
 from .errors import NotConfigured, OptionError
 from .options import OPTIONS, check_conninfo, check_options, from_environment
 from .pool import Pool
 
+logger = logging.getLogger("geventpg")
+
 _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
+
+
+class Framework(Protocol):
+    """Who configures a pool when it is first asked for, and checks out what `get_conn` gives."""
+
+    def configure(self) -> None:
+        """Do `configure` for the pool, then `set_framework`. Does not block."""
+
+    def check_out(self, timeout: float | None) -> None:
+        """Do `check_out` in a greenlet that holds nothing, within *timeout* seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,7 @@ class _Config:
 
 _configs: dict[str, _Config] = {}
 _pools: dict[str, ConnectionPool[Any]] = {}
+_frameworks: dict[str, Framework] = {}
 
 
 @discreet
@@ -66,6 +80,7 @@ def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options:
             " call geventpg.close_all() before configuring it again"
         )
     _configs[name] = config
+    _frameworks.pop(name, None)
 
 
 def get_pool(name: str = "default") -> Pool[Any]:
@@ -104,17 +119,46 @@ def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
     held = holder.held.get(name)
     if held is not None:
         gone = held.conn.closed or held.pool.closed
-        if held.depth or holder.scopes or not gone:
-            # Also if it is broken: a fresh one would silently lose half of a transaction.
-            return held
-        held.give_back()
+        if not (held.depth or holder.scopes) and gone:
+            held.give_back()
+            held = None
+        # Otherwise also if it is broken: a fresh one would silently lose half of a transaction.
+    if held is None:
+        held = _hold_owned(holder, name, timeout) or _check_out(holder, name, timeout)
+    if holder.scopes:
+        held.begin_unit()
+    return held
+
+
+def check_out(
+    name: str, owner: Owner, *, shared: bool, timeout: float | None = None
+) -> binding.HeldConnection:
+    """Check a connection of pool *name* out for *owner*; block and raise as `get_conn` does.
+
+    If *shared*, it is the one that `get_conn` gives in this greenlet. It goes back when the
+    greenlet ends, if not before.
+    """
+    return _check_out(binding.current_holder(), name, timeout, owner, shared=shared)
+
+
+def _check_out(
+    holder: binding.Holder,
+    name: str,
+    timeout: float | None,
+    owner: Owner | None = None,
+    *,
+    shared: bool = True,
+) -> binding.HeldConnection:
     pool: ConnectionPool[Any] = get_pool(name)
     conn: Any = pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
     held = holder.held.get(name)
-    if held is not None:  # somebody ran in this greenlet while it waited (a callback)
+    if held is not None and owner is None:
+        # Somebody ran in this greenlet while it waited (a callback).
         pool.putconn(conn)
-    else:
-        held = holder.held[name] = binding.HeldConnection(holder, name, pool, conn)
+        return held
+    # No pool has such a name, as none is empty.
+    key = name if shared and held is None else f"\0{id(conn)}"
+    held = holder.held[key] = binding.HeldConnection(holder, key, pool, conn, owner)
     return held
 
 
@@ -125,30 +169,63 @@ def holding(name: str, timeout: float | None = None) -> Iterator[BindableConnect
     One that is open when the block begins belongs to somebody further out, who ends it.
     """
     held = hold(name, timeout=timeout)
-    joins = held.conn.pgconn.transaction_status != TransactionStatus.IDLE
-    held.depth += 1
+    joins = held.owner is None and held.conn.pgconn.transaction_status != TransactionStatus.IDLE
+    failure: BaseException | None = None
+    held.enter()
     try:
         yield held.conn
+    except BaseException as error:
+        failure = error
+        raise
     finally:
-        held.depth -= 1
-        if not held.depth and not joins:
+        kind = None if failure is None else type(failure)
+        traceback = None if failure is None else failure.__traceback__
+        if not held.leave(kind, failure, traceback) and not joins:
             held.give_back()
+
+
+def _hold_owned(
+    holder: binding.Holder, name: str, timeout: float | None
+) -> binding.HeldConnection | None:
+    framework = _frameworks.get(name)
+    if framework is None:
+        return None
+    framework.check_out(timeout)
+    return holder.held.get(name)
+
+
+def set_framework(name: str, framework: Framework | None) -> None:
+    """Let *framework* see to the pool *name*, or nobody. A later `configure` ends that."""
+    if framework is None:
+        _frameworks.pop(name, None)
+    else:
+        _frameworks[name] = framework
 
 
 def release_conn(name: str = "default") -> None:
     """Give the current greenlet's connection of pool *name* back; no-op if it has none.
 
     An open transaction is rolled back and logged, never committed. Does not block under
-    gevent. Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is.
+    gevent, except in a task for a framework's pool, where the transaction is the framework's.
+    Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is, and inside a
+    transaction of the framework.
     """
     held = binding.current_holder().held.get(name)
     if held is None:
         return
-    if held.depth:
+    if held.in_unit:
+        logger.warning("release_conn() in a task: its transaction on %r is rolled back", name)
+        held.end_unit(_Released())
+    if held.depth or (held.owner is not None and held.owner.in_transaction):
         raise psycopg.ProgrammingError(
-            "release_conn() inside 'with get_conn()': the connection is released at its end"
+            "release_conn() inside 'with get_conn()' or a transaction: the connection is released"
+            " at its end"
         )
     held.give_back()
+
+
+class _Released(Exception):
+    """What a framework's transaction ends with when its connection is released."""
 
 
 def scope(**options: Any) -> binding.Scope:
@@ -162,6 +239,20 @@ def remaining_time() -> float | None:
     return None if deadline is None else max(deadline - monotonic(), 0.0)
 
 
+def options_of(name: str) -> Mapping[str, Any] | None:
+    """Return the options that pool *name* was configured with, ``None`` if nobody did."""
+    config = _configs.get(name)
+    return None if config is None else config.options
+
+
+def forget(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name*, within *timeout* seconds, and forget its configuration."""
+    _configs.pop(name, None)
+    pool = _pools.pop(name, None)
+    if pool is not None:
+        pool.close(timeout=timeout)
+
+
 def close_all(timeout: float = 5.0) -> None:
     """Close all named pools, within *timeout* seconds altogether; idempotent.
 
@@ -171,13 +262,27 @@ def close_all(timeout: float = 5.0) -> None:
         pool.close(timeout=remaining)
 
 
+def cut_off(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name* without waiting for those who use it; see `Pool.abort`.
+
+    The configuration stays. Without gevent, connections in use are closed when they are returned.
+    """
+    pool = _pools.pop(name, None)
+    if pool is not None:
+        _abort(pool, timeout)
+
+
 def abort_all(timeout: float = 5.0, *, wake: bool = True) -> None:
     """Close all named pools without waiting for those who use them; see `Pool.abort`."""
     for pool, remaining in _take_all(timeout):
-        if isinstance(pool, Pool):
-            pool.abort(timeout=remaining, wake=wake)
-        else:
-            pool.close(timeout=remaining)
+        _abort(pool, remaining, wake=wake)
+
+
+def _abort(pool: ConnectionPool[Any], timeout: float, *, wake: bool = True) -> None:
+    if isinstance(pool, Pool):
+        pool.abort(timeout=timeout, wake=wake)
+    else:
+        pool.close(timeout=timeout)
 
 
 def _take_all(timeout: float) -> Iterator[tuple[ConnectionPool[Any], float]]:
@@ -205,6 +310,8 @@ def open_pools() -> dict[str, ConnectionPool[Any]]:
 
 
 def _config(name: str) -> _Config:
+    if name not in _configs and name in _frameworks:
+        _frameworks[name].configure()
     config = _configs.get(name)
     if config is None and name == "default" and "GEVENTPG_CONNINFO" in os.environ:
         configure(os.environ["GEVENTPG_CONNINFO"], **from_environment(os.environ))

@@ -17,6 +17,7 @@ from psycopg import IsolationLevel, pq
 from psycopg_pool import ConnectionPool
 
 from . import hub, registry
+from .bound import Owner
 from .commit import settle
 from .connection import Connection
 from .errors import CommitUnknown
@@ -116,8 +117,10 @@ def run_in_transaction(
     while True:
         conn: Connection[Any] | None = None
         block: Block | None = None
+        owner: Owner | None = None
         try:
             with _checked_out(source, attempts.remaining) as conn:
+                owner = conn._binding.owner if conn._binding is not None else None
                 if _in_transaction(conn):
                     options.refuse()
                     with conn.transaction():
@@ -126,20 +129,21 @@ def run_in_transaction(
                 with block:
                     result = fn(conn, *args, **kwargs)
             return result
-        except psycopg.Error as error:
-            if block is None:
+        except Exception as error:
+            cause = error if owner is None else owner.database_error(error)
+            if block is None or not isinstance(cause, psycopg.Error):
                 raise  # on checkout, which has its own patience; or in somebody's transaction
-            failure: psycopg.Error = error
+            failure: Exception = error  # what is raised; the cause says whether it may pass
         if block.doubtful is not None:
             the_pool = source if isinstance(source, ConnectionPool) else registry.get_pool(source)
             try:
-                if settle(block.doubtful, failure, the_pool.connection):
+                if settle(block.doubtful, cause, the_pool.connection):
                     return result
             except CommitUnknown as unknown:
-                failure = unknown
-        unknown_but_harmless = idempotent and isinstance(failure, CommitUnknown)
+                failure = cause = unknown
+        unknown_but_harmless = idempotent and isinstance(cause, CommitUnknown)
         pause = attempts.failed(failure)
-        if pause is None or not (unknown_but_harmless or is_transient(failure, conn)):
+        if pause is None or not (unknown_but_harmless or is_transient(cause, conn)):
             attempts.attach(failure)
             raise failure
         hub.pause(pause)

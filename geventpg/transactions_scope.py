@@ -65,7 +65,7 @@ class _Commits:
                 mark = identify(conn, place_of(conn))
             self.left -= 1
             try:
-                binding.commit_unit(conn)
+                held.end_unit(None)
             except CommitUnknown as unknown:
                 if isinstance(unknown.__cause__, psycopg.Error):
                     self.doubtful = mark, unknown.__cause__, held.pool

@@ -1,90 +1,16 @@
-"""django-db-geventpool with psycopg 3, used through ``django.db.connection``."""
+"""django-db-geventpool with psycopg 3."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import django
-from django.conf import settings
-from django.db import close_old_connections, connection, transaction
-from psycopg.conninfo import conninfo_to_dict
-
-from benchmarks.peers.base import GeventDriver, Row
-from benchmarks.workload import SELECT
-
-DJANGO_NAMES = {
-    "dbname": "NAME",
-    "user": "USER",
-    "password": "PASSWORD",
-    "host": "HOST",
-    "port": "PORT",
-}
+from benchmarks.peers.django_base import DjangoDriver, common_settings
 
 
-def database_settings(conninfo: str, connections: int) -> dict[str, Any]:
-    """https://pypi.org/project/django-db-geventpool/: "For Django >= 5.1"."""
-    options: dict[str, Any] = dict(conninfo_to_dict(conninfo))
-    database = {name: str(options.pop(key, "")) for key, name in DJANGO_NAMES.items()}
-    return {
-        "ENGINE": "django_db_geventpool.backends.postgresql_psycopg3",
-        "ATOMIC_REQUESTS": False,
-        "CONN_MAX_AGE": 0,
-        "OPTIONS": {
-            "MAX_CONNS": connections,
-            "REUSE_CONNS": connections,
-            "pool": False,
-            **options,
-        },
-        **database,
-    }
-
-
-class Driver(GeventDriver):
-    def open(self, conninfo: str, connections: int, autocommit: bool) -> None:
-        settings.configure(DATABASES={"default": database_settings(conninfo, connections)})
-        django.setup()
-        self.query = self._query if autocommit else self._query_atomic
-        # The pool counts a connection only when it is open, so greenlets that start together
-        # open more than MAX_CONNS: open them one after the other, which keeps the limit.
-        wrappers = [connection.copy() for _ in range(connections)]
-        for wrapper in wrappers:
-            wrapper.ensure_connection()
-        for wrapper in wrappers:
-            wrapper.close()
-
-    def _query(self, key: int) -> Row:
-        # close_old_connections() at the end of each piece of work gives the connection back,
-        # as the project's page asks of code that runs outside a request.
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(SELECT, (key,))
-                return cursor.fetchone()
-        finally:
-            close_old_connections()
-
-    def _query_atomic(self, key: int) -> Row:
-        try:
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(SELECT, (key,))
-                return cursor.fetchone()
-        finally:
-            close_old_connections()
-
-    @contextmanager
-    def connection(self) -> Iterator[Any]:
-        connection.ensure_connection()
-        try:
-            yield connection
-        finally:
-            close_old_connections()
-
-    def execute(self, conn: Any, sql: str, params: Sequence[Any] = ()) -> Row:
-        with conn.cursor() as cursor:
-            cursor.execute(sql, params)
-            return cursor.fetchone()
-
-    def close(self) -> None:
-        if settings.configured:
-            connection.closeall()
+class Driver(DjangoDriver):
+    def database_settings(self, conninfo: str, connections: int) -> dict[str, Any]:
+        """https://pypi.org/project/django-db-geventpool/: "For Django >= 5.1"."""
+        database = common_settings(conninfo)
+        database["ENGINE"] = "django_db_geventpool.backends.postgresql_psycopg3"
+        database["OPTIONS"] |= {"MAX_CONNS": connections, "REUSE_CONNS": connections, "pool": False}
+        return database

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,9 @@ import trustme
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from geventpg.testing import EmbeddedPostgres
+from tests.support.system_postgres import SystemPostgres, find_openssl_server
+
+__all__ = ["TlsPostgres", "find_openssl_server"]
 
 HBA = """\
 local all all trust
@@ -26,37 +26,15 @@ hostssl all all 127.0.0.1/32 scram-sha-256
 """
 
 
-def find_openssl_server() -> Path | None:
-    """Return the ``bin`` of a PostgreSQL on this machine that is built with OpenSSL."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    program = shutil.which("pg_config")
-    if program is not None:
-        folders.append(Path(_output(program, "--bindir")))
-    for folder in folders:
-        programs = [folder / name for name in ("initdb", "postgres", "pg_config")]
-        if all(path.exists() for path in programs):
-            configured = _output(str(programs[-1]), "--configure")
-            if "openssl" in configured:
-                return folder
-    return None
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-class TlsPostgres(EmbeddedPostgres):
-    """An `EmbeddedPostgres` made of the system's programs; TCP is for TLS only.
+class TlsPostgres(SystemPostgres):
+    """A `SystemPostgres` whose TCP is for TLS only.
 
     Members of the role ``by_certificate`` log in with a client certificate, others with SCRAM.
     """
 
     def __init__(self, programs: Path) -> None:
-        super().__init__()
+        super().__init__(programs)
         self.ca = trustme.CA(organization_name="geventpg tests")
-        self.files = Path(tempfile.mkdtemp(prefix="geventpg-tls-"))
-        self.files.chmod(0o755)  # the account that runs the server looks for its programs here
-        self._install_dir = self._same_layout(programs)
         self.root = str(self.files / "root.crt")
         self.ca.cert_pem.write_to_path(self.root)
 
@@ -72,11 +50,6 @@ class TlsPostgres(EmbeddedPostgres):
                 admin.execute("ALTER SYSTEM SET ssl = on")
                 admin.execute("CREATE ROLE by_certificate")
             self._reload()
-
-    def close(self) -> None:
-        super().close()
-        if os.getpid() == self._owner_pid:
-            shutil.rmtree(self.files, ignore_errors=True)
 
     def conninfo(self, **parameters: Any) -> str:
         """Return a conninfo that trusts the authority and verifies the name ``localhost``."""
@@ -142,12 +115,3 @@ class TlsPostgres(EmbeddedPostgres):
         path.write_bytes(content.bytes())
         owner = path.parent.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
-
-    def _same_layout(self, programs: Path) -> Path:
-        """Return a directory with ``bin``, ``lib`` and ``share`` as the wheel has them."""
-        layout = self.files / "installation"
-        (layout / "share").mkdir(parents=True)
-        (layout / "bin").symlink_to(programs)
-        for part, option in (("lib", "--pkglibdir"), ("share/postgresql", "--sharedir")):
-            (layout / part).symlink_to(_output(str(programs / "pg_config"), option))
-        return layout

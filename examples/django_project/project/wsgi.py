@@ -1,0 +1,9 @@
+"""For gunicorn: ``gunicorn -k gevent project.wsgi``."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+application = get_wsgi_application()

@@ -1,0 +1,24 @@
+"""Test databases, made and dropped while pools are open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.backends.postgresql.creation import DatabaseCreation as PostgreSQLCreation
+
+from geventpg import registry
+
+
+class DatabaseCreation(PostgreSQLCreation):  # type: ignore[misc]  # ships no types
+    """Django's, which gives up every connection of this process that would be in the way."""
+
+    def _clone_test_db(self, suffix: str, verbosity: int, keepdb: bool = False) -> None:
+        self.connection.close()
+        registry.cut_off(self.connection.alias)
+        super()._clone_test_db(suffix, verbosity, keepdb)
+
+    def _destroy_test_db(self, test_database_name: str, verbosity: int) -> Any:
+        # The connections that greenlets still hold, too: the server refuses to drop a database
+        # that somebody is connected to.
+        registry.cut_off(self.connection.alias)
+        return super()._destroy_test_db(test_database_name, verbosity)

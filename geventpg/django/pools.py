@@ -1,0 +1,226 @@
+"""The pool of a database alias: its settings in ``DATABASES``, checked, and its configuration.
+
+The pool lives in geventpg's registry under the name of the alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.postgresql.base import CursorMixin, ServerBindingCursor
+from psycopg_pool import ConnectionPool
+
+import geventpg
+from geventpg import hub, registry
+from geventpg.cursor import Cursor
+from geventpg.discretion import discreet
+from geventpg.options import OPTIONS
+from geventpg.options import check_options as check_pool_options
+from geventpg.pooler import is_pooled
+
+_OURS = {
+    "kwargs": "give connection parameters in OPTIONS itself",
+    "open": "the pool opens at its first use",
+    "name": "the pool's name is the alias",
+}
+"""Pool options that are not the user's to give, and what to do instead."""
+
+DEFAULT_SIZE = 4
+"""``min_size`` and ``max_size`` unless given, as in psycopg_pool."""
+
+_USABLE = sorted(set(OPTIONS) - set(_OURS))
+
+# What was found to be right, because every greenlet has a wrapper that asks.
+_checked: dict[str, object] = {}
+
+_overrides: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a connection of an alias is like; called to make a new one so.
+
+    Two that are equal can share a pool.
+    """
+
+    params: Mapping[str, Any] = field(repr=False)
+    timezone: str | None
+    role: str | None
+    set_up: Callable[[Any], object] = field(repr=False, compare=False)
+    then: Callable[[Any], None] | None = field(repr=False, compare=False, default=None)
+    """The user's own ``configure``."""
+
+    def __call__(self, connection: Any) -> None:
+        """Set the session's time zone and role, which may take a round trip each."""
+        if connection.prepare_threshold is not None:
+            is_pooled(connection)  # Django's own cursors do not ask before they prepare
+        self.set_up(connection)
+        if self.then is not None:
+            self.then(connection)
+
+
+def is_wanted(settings_dict: Mapping[str, Any]) -> bool:
+    """Tell whether these settings ask for a pool. They do unless they say ``"pool": False``."""
+    return settings_dict["OPTIONS"].get("pool", True) not in (False, None)
+
+
+def introduce(alias: str, settings_dict: Mapping[str, Any]) -> None:
+    """Do `check_options`, and let ``get_conn(alias)`` ask Django. Once for the same options."""
+    given = settings_dict["OPTIONS"].get("pool", True)
+    if _checked.get(alias) is given:
+        return
+    check_options(alias, settings_dict)
+    _checked[alias] = given
+    if registry.options_of(alias) is None:
+        registry.set_framework(alias, _Alias(alias))
+
+
+@dataclass(frozen=True)
+class _Alias:
+    """Django as `geventpg.registry.Framework` of the pool of one alias."""
+
+    alias: str
+
+    def configure(self) -> None:
+        wrapper = connections[self.alias]
+        if wrapper.is_pooled:
+            configure(wrapper)
+
+    def check_out(self, timeout: float | None) -> None:
+        connections[self.alias].check_out_within(timeout)
+
+
+def check_options(alias: str, settings_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pool options in *settings_dict*; raise ``ImproperlyConfigured`` naming a bad one.
+
+    Does not block.
+    """
+    given = settings_dict["OPTIONS"].get("pool", True)
+    where = f"DATABASES[{alias!r}]['OPTIONS']['pool']"
+    if given is True:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(
+            f"{where} must be True, False or a dict of pool options, not {type(given).__name__}"
+        )
+    for name, instead in _OURS.items():
+        if name in given:
+            raise ImproperlyConfigured(f"{where}: {name!r} cannot be given: {instead}")
+    options = dict(given)
+    try:
+        check_pool_options(options, known=_USABLE)
+    except geventpg.OptionError as error:
+        raise ImproperlyConfigured(f"{where}: {error}") from None
+    return options
+
+
+def session_of(wrapper: Any, params: Mapping[str, Any]) -> Session:
+    """Return what *wrapper*'s connections are to be like."""
+    return Session(
+        params=params,
+        timezone=wrapper.timezone_name,
+        role=wrapper.settings_dict["OPTIONS"].get("assume_role"),
+        set_up=wrapper._configure_connection,
+    )
+
+
+def current_session(alias: str) -> Session | None:
+    """Return what the connections of *alias*'s pool are like, ``None`` if it has none."""
+    options = registry.options_of(alias)
+    session = options.get("configure") if options is not None else None
+    return session if isinstance(session, Session) else None
+
+
+def options_of(alias: str) -> dict[str, Any] | None:
+    """Return the pool options in the settings of *alias*, ``None`` if it has no pool of ours."""
+    for wrapper in pooled_wrappers():
+        if wrapper.alias == alias:
+            return check_options(alias, wrapper.settings_dict)
+    return None
+
+
+def override(alias: str, options: Mapping[str, Any]) -> None:
+    """Let *options* come before those in the settings, in this process and its children.
+
+    Raise `OptionError` naming a bad one.
+    """
+    for name in ("configure", *_OURS):
+        if name in options:
+            raise geventpg.OptionError(
+                f"{name!r} cannot be given here, but in DATABASES[{alias!r}]"
+            )
+    check_pool_options(options, known=_USABLE)
+    _overrides[alias] = dict(options)
+
+
+@discreet
+def configure(wrapper: Any) -> None:
+    """Configure the pool of *wrapper*'s alias; no-op if that was done. Does not block.
+
+    Raise ``ImproperlyConfigured`` for settings that cannot be.
+    """
+    alias, settings_dict = wrapper.alias, wrapper.settings_dict
+    options = check_options(alias, settings_dict)
+    if settings_dict.get("CONN_MAX_AGE", 0) != 0:
+        raise ImproperlyConfigured(
+            "Pooling doesn't support persistent connections."
+            f" Remove CONN_MAX_AGE from DATABASES[{alias!r}]: the pool keeps connections open."
+        )
+    # A wrapper of its own, because the pool outlives the greenlet that made it.
+    template = type(wrapper)({**settings_dict}, alias)
+    template.timezone_name = wrapper.timezone_name
+    template.timezone = wrapper.timezone
+    params = template.get_connection_params()
+    session = session_of(template, params)
+    then = options.pop("configure", None)
+    options["configure"] = Session(
+        session.params, session.timezone, session.role, session.set_up, then
+    )
+    if settings_dict["CONN_HEALTH_CHECKS"]:
+        options.setdefault("check", ConnectionPool.check_connection)
+    # Django sets it as it needs it, and expects it so.
+    options["kwargs"] = {**params, "cursor_factory": _cursor_factory(params), "autocommit": True}
+    options.update(_overrides.get(alias, {}))
+    try:
+        geventpg.configure("", name=alias, **options)
+    except geventpg.OptionError as error:
+        raise ImproperlyConfigured(f"DATABASES[{alias!r}]: {error}") from None
+    except psycopg.ProgrammingError:
+        raise ImproperlyConfigured(
+            f"the pool {alias!r} is open and is not the one of DATABASES[{alias!r}]: give one of"
+            " them another name"
+        ) from None
+    registry.set_framework(alias, _Alias(alias))
+
+
+def unpooled(wrapper: Any) -> Any:
+    """Return a wrapper of the same database with one connection of its own, for looking at it."""
+    settings_dict = wrapper.settings_dict
+    options = {**settings_dict["OPTIONS"], "pool": False}
+    return type(wrapper)({**settings_dict, "OPTIONS": options}, wrapper.alias)
+
+
+def _cursor_factory(params: Mapping[str, Any]) -> Any:
+    """Return a cursor that heals lost and stale statements, where Django's would prepare."""
+    given = params["cursor_factory"]
+    return HealingCursor if given is ServerBindingCursor and hub.in_use() else given
+
+
+class HealingCursor(CursorMixin, Cursor[Any]):  # type: ignore[misc]  # ships no types
+    """Django's ``ServerBindingCursor``, on geventpg's cursor in place of psycopg's."""
+
+
+def pooled_wrappers() -> list[Any]:
+    """Return this greenlet's wrappers of the aliases that have a pool, and check their options.
+
+    Makes them; does not connect.
+    """
+    from .wrapper import PooledWrapper
+
+    found = (connections[alias] for alias in connections)
+    return [wrapper for wrapper in found if isinstance(wrapper, PooledWrapper) if wrapper.is_pooled]

@@ -1,0 +1,1 @@
+"""GeoDjango on geventpg: ``ENGINE = "geventpg.django.postgis"``."""

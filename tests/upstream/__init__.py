@@ -1,0 +1,1 @@
+"""Other projects' own test suites, run on geventpg; not part of ``make test``."""
