@@ -12,6 +12,8 @@ import re
 
 import psycopg
 
+from .errors import ConnectRejected
+
 
 class Fault(enum.Enum):
     """Why a connection attempt failed, as far as the pool's reaction depends on it."""
@@ -58,6 +60,8 @@ _BUSY_TEXT = re.compile(
 
 def classify(error: BaseException) -> Fault:
     """Tell what a failed connection attempt means. Does not block."""
+    if isinstance(error, ConnectRejected):
+        return Fault.REJECTED  # whoever opens the pool's connections says so
     if not isinstance(error, psycopg.Error):
         return Fault.UNREACHABLE
     if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
