@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
-from psycopg_pool import PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout
 from sqlalchemy import exc
 
 from geventpg.connection import Connection
@@ -16,6 +16,7 @@ from geventpg.options import OPTIONS, check_options
 from geventpg.pool import Pool
 
 NO_LIMIT = 2**31 - 1
+DEFAULT_TIMEOUT = 30.0
 
 # What SQLAlchemy has a name for, and what is the engine's own affair.
 _SAID_OTHERWISE = {
@@ -55,19 +56,32 @@ def check_own_options(
     for name in options:
         if name in _SAID_OTHERWISE:
             raise OptionError(f"pool_options: {name} is {_SAID_OTHERWISE[name]} here")
-    if timeout is not None and timeout <= 0:
-        raise OptionError("pool_timeout must be more than 0 seconds: it covers connecting, too")
+    OPTIONS["timeout"].check("pool_timeout", float("inf") if timeout is None else timeout)
     check_options(options, known=_OPTIONS)
     unlimited = size == 0 or overflow < 0
     mapped = {
         "min_size": 0,
         "max_size": NO_LIMIT if unlimited else size + overflow,
-        "timeout": float("inf") if timeout is None else timeout,
+        "timeout": acquire_timeout(timeout),
         **({} if recycle < 0 else {"max_lifetime": recycle}),
         **options,
     }
     check_options(mapped)
     return mapped
+
+
+def acquire_timeout(timeout: float | None) -> float:
+    """Return SQLAlchemy's ``pool_timeout`` as that of `Pool`, which covers connecting, too.
+
+    ``None`` is no limit; with 0 nobody waits for others, but for connecting one must.
+    """
+    return float("inf") if timeout is None else timeout or DEFAULT_TIMEOUT
+
+
+def all_taken(pool: ConnectionPool[Any]) -> bool:
+    """Tell whether a checkout would have to wait for others."""
+    stats = pool.get_stats()
+    return not stats["pool_available"] and stats["pool_size"] >= stats["pool_max"]
 
 
 def make(open_one: Callable[[], Any], name: str | None, options: Mapping[str, Any]) -> EnginePool:

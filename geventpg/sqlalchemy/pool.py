@@ -35,7 +35,8 @@ class GeventPool(PlainPool):
 
     - *pool_size* and *max_overflow*: together they are the ``max_size``. No difference is made
       between the two: connections that nobody needed for ``max_idle`` are closed.
-    - *timeout*: seconds for an acquire, connecting included (``None``: no limit).
+    - *timeout*: seconds for an acquire, connecting included; 0: do not wait for others,
+      ``None``: no limit.
     - *recycle*: the ``max_lifetime``; also idle connections are replaced, by the pool itself.
     - *use_lifo*: as for `geventpg.Pool`, ``True``.
     - *pool_options*: further options of `geventpg.Pool`; ``min_size`` is 0 unless given.
@@ -74,9 +75,9 @@ class GeventPool(PlainPool):
             creator,
             pool_size=pool_size,
             max_overflow=max_overflow,
-            timeout=timeout,
+            timeout=timeout,  # type: ignore[arg-type]  # None: no limit
             use_lifo=use_lifo,
-            recycle=recycle,  # type: ignore[arg-type]  # compared with a float
+            recycle=recycle,
             **kw,
         )
         self._options["use_lifo"] = use_lifo
@@ -91,7 +92,7 @@ class GeventPool(PlainPool):
     def _start_afresh(self) -> None:
         self._own: backing.EnginePool | None = None
         self._get: Callable[[], ConnectionPoolEntry] = self._settle
-        self._take: Callable[[], Any] = self._take_named
+        self._take: Callable[[], Any] = self._take_behind
         self._introduction: AbstractContextManager[Any] = nullcontext()
         self._drained_at = 0.0
 
@@ -118,7 +119,7 @@ class GeventPool(PlainPool):
             own = backing.make(self._open_recorded, self._orig_logging_name, self._options)
             own.on_close = self._closed_behind
             own.open()
-            self._own, self._take = own, own.getconn
+            self._own, self._take = own, own.getconn if self._timeout != 0 else self._take_behind
         return self._get()
 
     def _should_wrap_creator(self, creator: Any) -> Any:
@@ -174,13 +175,14 @@ class GeventPool(PlainPool):
             record.hold(conn)
             self._close_connection(conn)
 
-    def _take_named(self) -> Any:
-        assert self._pool_name is not None
-        pool: ConnectionPool[Any] = registry.get_pool(self._pool_name)
+    def _take_behind(self) -> Any:
+        """Check out of whatever pool is behind; `Pool.getconn` is the short way to an own one."""
+        pool = self.connection_pool
+        assert pool is not None
         timeout = self._options["timeout"]
-        if isinstance(pool, Pool):
-            return pool.getconn(timeout)
-        return stock.check_out(pool, timeout)
+        if self._timeout == 0 and backing.all_taken(pool):
+            timeout = 0
+        return pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
 
     def _get_plain(self) -> ConnectionPoolEntry:
         if hub.in_use():  # it was started since

@@ -1,0 +1,1 @@
+"""Other projects' own test-suites on geventpg. They take minutes and are no part of `make test`."""
