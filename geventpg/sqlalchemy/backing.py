@@ -56,14 +56,20 @@ def check_own_options(
     for name in options:
         if name in _SAID_OTHERWISE:
             raise OptionError(f"pool_options: {name} is {_SAID_OTHERWISE[name]} here")
-    OPTIONS["timeout"].check("pool_timeout", float("inf") if timeout is None else timeout)
+    OPTIONS["min_size"].check("pool_size", size)
+    if overflow != -1:
+        OPTIONS["min_size"].check("max_overflow", overflow)
+    if timeout is not None:
+        OPTIONS["timeout"].check("pool_timeout", timeout)
+    if recycle != -1:
+        OPTIONS["max_lifetime"].check("pool_recycle", recycle)
     check_options(options, known=_OPTIONS)
-    unlimited = size == 0 or overflow < 0
+    unlimited = size == 0 or overflow == -1
     mapped = {
         "min_size": 0,
         "max_size": NO_LIMIT if unlimited else size + overflow,
         "timeout": acquire_timeout(timeout),
-        **({} if recycle < 0 else {"max_lifetime": recycle}),
+        **({} if recycle == -1 else {"max_lifetime": recycle}),
         **options,
     }
     check_options(mapped)

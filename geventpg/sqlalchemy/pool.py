@@ -134,14 +134,14 @@ class GeventPool(PlainPool):
             adapters = getattr(self._dialect, "_psycopg_adapters_map", None)
             fresh = settings.pristine(record.held, adapters)
             record.settings = settings.exchange(record.held, fresh)
-        return record.held
+        return record.introduced()
 
     def _open_recorded(self) -> Any:
         """Open a connection, in a greenlet of the pool behind; its events fire at checkout."""
         record = Record(self)
         conn: Any = self._create(record)
         if isinstance(conn, psycopg.Connection):
-            record.hold(conn)
+            record.opened(conn)
         return conn
 
     def introduction(self) -> AbstractContextManager[Any]:

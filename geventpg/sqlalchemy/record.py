@@ -32,6 +32,7 @@ class Record(_ConnectionRecord):
     def __init__(self, pool: GeventPool) -> None:
         super().__init__(pool, connect=False)
         self._gevent_pool = pool
+        self._early_info: dict[Any, Any] = {}
 
     @property
     def usable(self) -> bool:
@@ -47,6 +48,16 @@ class Record(_ConnectionRecord):
         """Be the record of *conn*."""
         self.held = conn
         conn.__dict__[self._gevent_pool.key] = self
+
+    def opened(self, conn: Any) -> None:
+        """Be the record of *conn*, which was opened for it: listeners may have left ``info``."""
+        self.hold(conn)
+        self._early_info = dict(self.info)
+
+    def introduced(self) -> Any:
+        """Return the connection, which SQLAlchemy is about to make known with an empty ``info``."""
+        self.info.update(self._early_info)
+        return self.held
 
     def take_over(self, other: Record) -> None:
         """Be the record of *other*'s connection: its events have fired, its ``info`` stays."""
