@@ -111,6 +111,18 @@ def make(open_one: Callable[[], Any], name: str | None, options: Mapping[str, An
     return EnginePool("", connection_class=EngineConnection, open=False, name=name, **options)
 
 
+def close_if_unused(pool: EnginePool) -> None:
+    """Close a pool whose engine is done with it, unless somebody waits for its connections.
+
+    He is served; it is to be called again after the returns.
+    """
+    if pool.get_stats()["requests_waiting"]:
+        pool.resize(0, pool.max_size)
+        pool.drain()
+    else:
+        pool.close()
+
+
 def translate(error: PoolTimeout) -> BaseException:
     """Return what an acquire's *error* is to SQLAlchemy's users.
 

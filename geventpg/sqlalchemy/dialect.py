@@ -6,17 +6,16 @@ connections, the default pool, and what happens to a connection that nobody can 
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
-import psycopg
 from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine.interfaces import Dialect
 
-from geventpg import hub
-from geventpg.bound import BindableConnection
 from geventpg.connection import Connection
 
+from . import dbapi
 from .pool import GeventPool
 from .record import Record
 
@@ -36,6 +35,11 @@ class GeventDialect(PGDialect_psycopg):
     poolclass = GeventPool
 
     @classmethod
+    def import_dbapi(cls) -> ModuleType:
+        """Return psycopg with another `connect`."""
+        return dbapi
+
+    @classmethod
     def get_async_dialect_cls(cls, url: URL) -> type[Dialect]:  # noqa: ARG003
         """Return this dialect, not psycopg's asyncio one: `create_async_engine` refuses it."""
         return cls
@@ -49,11 +53,6 @@ class GeventDialect(PGDialect_psycopg):
         """Do as psycopg's dialect; remember whether the URL names a server."""
         self.names_server = bool(url.query or url.translate_connect_args())
         return super().create_connect_args(url)  # type: ignore[no-untyped-call]
-
-    def connect(self, *cargs: Any, **cparams: Any) -> Any:
-        """Open a connection. Block this greenlet only, if gevent runs."""
-        cls: type[psycopg.Connection[Any]] = Connection if hub.in_use() else BindableConnection
-        return cls.connect(*cargs, **cparams)
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Make one round trip for ``pool_pre_ping``, within the pool's ``probe_timeout``."""

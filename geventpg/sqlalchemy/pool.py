@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -167,11 +168,11 @@ class GeventPool(PlainPool):
             if record is None:
                 record = Record(self)
                 record.hold(conn)
-            if record.usable:
+            if record.usable and not conn.closed:
                 if record.settings is not None:
                     record.settings = settings.exchange(conn, record.settings)
                 return record
-            # Invalidated by somebody who kept the record, while the connection was idle.
+            # While it was idle somebody who kept the record, or the connection, has ended it.
             record.hold(conn)
             self._close_connection(conn)
 
@@ -233,7 +234,10 @@ class GeventPool(PlainPool):
         elif not record.usable:
             record.close()
         else:
-            conn._pool.putconn(conn)
+            pool = conn._pool
+            pool.putconn(conn)
+            if pool is not self._own and isinstance(pool, backing.EnginePool):
+                backing.close_if_unused(pool)
 
     def _detach(self, record: Record) -> None:
         conn, record.held = record.held, None
@@ -264,16 +268,16 @@ class GeventPool(PlainPool):
             pool.putconn(connection)
 
     def _closed_behind(self, conn: Any) -> None:
-        """The pool behind closed a connection by its own decision: tell SQLAlchemy's listeners.
+        """The pool behind closed a connection by its own decision, perhaps in the hub."""
+        self._tell_of_close(conn, functools.partial(hub.spawn, self.dispatch.close))
 
-        They get a greenlet of their own, as this may be the hub.
-        """
+    def _tell_of_close(self, conn: Any, tell: Callable[[Any, Record], object]) -> None:
+        """Let *tell* call SQLAlchemy's listeners for the end of a connection that they know."""
         record: Record | None = conn.__dict__.pop(self.key, None)
         if record is not None:
-            record.held = None
-            if record.dbapi_connection is not None and self.dispatch.close:
-                hub.spawn(self.dispatch.close, conn, record)
-            record.dbapi_connection = None
+            known, record.held, record.dbapi_connection = record.dbapi_connection, None, None
+            if known is not None and self.dispatch.close:
+                tell(conn, record)
 
     def _invalidate(
         self,
@@ -298,14 +302,16 @@ class GeventPool(PlainPool):
     def dispose(self) -> None:
         """Close the idle connections now, those in use when they are returned.
 
-        A pool that was named by *pool_name* stays as it is.
+        Who waits for one is served. A pool that was named by *pool_name* stays as it is.
         """
         if self._get == self._get_plain:
             super().dispose()
         own = self._own
         self._start_afresh()
         if own is not None:
-            own.close()
+            for conn in own._pool:
+                self._tell_of_close(conn, self.dispatch.close)
+            backing.close_if_unused(own)
             self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> GeventPool:

@@ -407,6 +407,19 @@ def test_dispose_closes_what_is_idle_and_the_engine_goes_on(engine, backends):
     wait_until(lambda: first not in [backend.pid for backend in backends()])
 
 
+def test_who_waits_while_the_engine_is_disposed_of_is_served(make_engine, backends):
+    engine = make_engine(pool_size=1, max_overflow=0)
+    conn = engine.connect()
+    waiters = [gevent.spawn(engine.connect) for _ in range(2)]
+    wait_until(lambda: counts(engine.pool.connection_pool).waiting == 2)
+    engine.dispose()
+    conn.close()
+    for waiter in waiters:
+        with waiter.get() as conn:
+            assert pid_of(conn)
+    wait_until(lambda: backends() == [])
+
+
 def test_a_pool_that_was_disposed_of_by_itself_goes_on(engine, backends):
     engine.connect().close()
     engine.pool.dispose()

@@ -45,6 +45,12 @@ TESTS = [
     "test/sql/test_returning.py",
 ]
 
+# What is about `QueuePool` or its DBAPI connections, not about the dialect.
+EXPECTED = {
+    "RealPrePingEventHandlerTest": "needs connections that only look like psycopg's",
+    "test_pre_ping_db_stays_shutdown": "reads a private counter of QueuePool",
+}
+
 Results = dict[str, str]
 
 
@@ -144,10 +150,13 @@ def main() -> int:
     for outcome in OUTCOMES:
         print(f"{outcome:<16}" + "".join(f"{counts[dialect][outcome]:>12,}" for dialect in counts))
     differing = differences(results["psycopg"], results["geventpg"])
+    unexpected = 0
     for name, stock, ours in differing:
-        print(f"{name}: {stock} on psycopg, {ours} on geventpg")
-    print(f"{len(differing)} tests differ")
-    return 1 if differing or not counts["psycopg"]["passed"] else 0
+        reason = next((why for part, why in EXPECTED.items() if part in name), "")
+        unexpected += not reason
+        print(f"{name}: {stock} on psycopg, {ours} on geventpg" + (reason and f" ({reason})"))
+    print(f"{len(differing)} tests differ, {unexpected} of them unexpectedly")
+    return 1 if unexpected or not counts["psycopg"]["passed"] else 0
 
 
 if __name__ == "__main__":
