@@ -67,6 +67,7 @@ def make_engine(dsn: str) -> Iterator[MakeEngine]:
     In the end every place of an engine's own pool must be usable, and it is disposed of.
     """
     engines: list[Engine] = []
+    shared: list[Engine] = []
 
     def make(url: str = "postgresql+geventpg://", **options: Any) -> Engine:
         if "poolclass" not in options and "pool_name" not in options:
@@ -74,12 +75,12 @@ def make_engine(dsn: str) -> Iterator[MakeEngine]:
         parameters = {} if "pool_name" in options else dict(conninfo_to_dict(dsn))
         arguments = {**parameters, **options.pop("connect_args", {})}
         engine = create_engine(url, connect_args=arguments, **options)
-        engines.append(engine)
+        (shared if "pool_name" in options else engines).append(engine)
         return engine
 
     yield make
-    for engine in engines:
-        pool = getattr(engine.pool, "connection_pool", None)
+    for engine in [*engines, *shared]:
+        pool = None if engine in shared else getattr(engine.pool, "connection_pool", None)
         if pool is not None and not pool.closed and counts(pool).max_size <= 25:
             use_all(engine)
         engine.dispose()
