@@ -9,10 +9,11 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 MINUTES ?= 30
 SOAK_ARGS ?=
+COMPLIANCE_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak check format bench clean
+.PHONY: help demo test soak compliance check format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ test: $(VENV)/.installed-test ## run the tests against a real PostgreSQL (PYTEST
 
 soak: $(VENV)/.installed-test ## run the long form of the chaos suite again and again (MINUTES=30)
 	$(RUN) -m tests.chaos --minutes $(MINUTES) $(SOAK_ARGS)
+
+compliance: $(VENV)/.installed-test ## run SQLAlchemy's own tests on our dialect and on psycopg's
+	$(RUN) -m tests.upstream.sqlalchemy_suite $(COMPLIANCE_ARGS)
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(VENV)/bin/ruff check .

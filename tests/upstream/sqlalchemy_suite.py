@@ -1,4 +1,4 @@
-"""``make compliance-sqlalchemy``: SQLAlchemy's tests on ``postgresql+geventpg``, under gevent.
+"""``make compliance``: SQLAlchemy's tests on ``postgresql+geventpg``, under gevent.
 
 They come from the sdist of the installed version, because its requirements file is not in the
 wheel: the dialect compliance suite (`sqlalchemy.testing.suite`), PostgreSQL's own tests and those
