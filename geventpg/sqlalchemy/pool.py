@@ -257,15 +257,12 @@ class GeventPool(PlainPool):
             super()._close_connection(connection, terminate=terminate)
             return
         del connection.__dict__[self.key]
-        if connection.closed:
-            pool.putconn(connection)  # which looks after the others if it was lost
-            return
         connection._pool = None  # else it might be returned and not closed
         try:
             super()._close_connection(connection, terminate=terminate)
         finally:
             connection._pool = pool
-            pool.putconn(connection)
+            pool.putconn(connection)  # the pool verifies the others if this one was lost
 
     def _closed_behind(self, conn: Any) -> None:
         """The pool behind closed a connection by its own decision, perhaps in the hub."""

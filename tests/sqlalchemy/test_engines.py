@@ -161,8 +161,7 @@ def test_who_waits_too_long_gets_sqlalchemys_timeout_error(make_engine):
 
 def test_with_a_time_out_of_zero_nobody_waits_for_others(make_engine):
     engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0)
-    with engine.connect() as conn, pytest.raises(exc.TimeoutError):
-        pid_of(conn)
+    with engine.connect(), gevent.Timeout(10), pytest.raises(exc.TimeoutError):
         engine.connect()
     engine.connect().close()
 
@@ -442,12 +441,19 @@ def test_an_engine_that_nobody_has_any_more_leaves_no_backend(dsn, backends):
     wait_until(gone)
 
 
-def test_a_connection_that_was_dropped_is_collected_and_cleaned_by_the_pool(engine, caplog):
-    conn = engine.connect()
-    conn.execute(text("CREATE TEMPORARY TABLE dropped (a int)"))
-    pid = pid_of(conn)
-    del conn
-    gc.collect()
+@pytest.mark.parametrize("where", ["here", "in the hub"])
+def test_a_connection_that_was_dropped_is_cleaned_by_the_pool(engine, where):
+    def drop():
+        box.clear()
+        gc.collect()
+
+    box = [engine.connect()]
+    box[0].execute(text("CREATE TEMPORARY TABLE dropped (a int)"))
+    pid = pid_of(box[0])
+    if where == "here":
+        drop()
+    else:
+        gevent.get_hub().loop.run_callback(drop)  # where nobody can wait
     wait_until(lambda: engine.pool.checkedin() == 1)
     with engine.connect() as conn:
         assert pid_of(conn) == pid

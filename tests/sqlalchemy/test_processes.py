@@ -70,8 +70,11 @@ else:
     raise AssertionError
 # -- without gevent a forked child leaves the connections of its parent alone
 before = fill(engine)
+with engine.connect() as conn:
+    inherited = conn.connection.driver_connection
 child = os.fork()
 if not child:
+    assert inherited.closed
     with engine.connect() as conn:
         mine = pid_of(conn)
     engine.dispose()
