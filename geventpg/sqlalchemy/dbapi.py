@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -17,5 +18,8 @@ def connect(*args: Any, **kwargs: Any) -> psycopg.Connection[Any]:
     return cls.connect(*args, **kwargs)
 
 
-def __getattr__(name: str) -> Any:
-    return getattr(psycopg, name)
+def make() -> ModuleType:
+    """Return a copy of the module `psycopg`, by the same name, that has our `connect`."""
+    module = ModuleType(psycopg.__name__, psycopg.__doc__)
+    vars(module).update(vars(psycopg), connect=connect)
+    return module

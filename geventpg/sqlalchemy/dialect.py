@@ -37,7 +37,7 @@ class GeventDialect(PGDialect_psycopg):
     @classmethod
     def import_dbapi(cls) -> ModuleType:
         """Return psycopg with another `connect`."""
-        return dbapi
+        return dbapi.make()
 
     @classmethod
     def get_async_dialect_cls(cls, url: URL) -> type[Dialect]:  # noqa: ARG003

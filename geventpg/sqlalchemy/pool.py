@@ -227,13 +227,13 @@ class GeventPool(PlainPool):
         conn = record.held
         if conn is None or conn._pool is None:
             return  # it left the pool when it was closed; or it is the parent process's
-        if record.settings is not None:
-            record.settings = settings.exchange(conn, record.settings)
         if record.dbapi_connection is None:
             self._detach(record)
         elif not record.usable:
             record.close()
         else:
+            if record.settings is not None:
+                record.settings = settings.exchange(conn, record.settings)
             pool = conn._pool
             pool.putconn(conn)
             if pool is not self._own and isinstance(pool, backing.EnginePool):

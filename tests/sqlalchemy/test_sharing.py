@@ -125,9 +125,10 @@ def test_a_pool_that_was_closed_is_opened_again(make_engine, named_pool):
 
 def test_a_detached_connection_leaves_the_shared_pool(make_engine, dsn, named_pool):
     geventpg.configure(dsn, name=named_pool, min_size=0, max_size=1)
-    engine = make_engine(pool_name=named_pool)
+    engine = make_engine(pool_name=named_pool, isolation_level="SERIALIZABLE")
     mine = engine.connect()
     mine.detach()
+    assert mine.scalar(text("SHOW transaction_isolation")) == "serializable"
     with geventpg.get_conn(named_pool) as conn:
         assert conn.info.backend_pid != pid_of(mine)
     mine.close()

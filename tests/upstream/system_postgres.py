@@ -18,9 +18,12 @@ class SystemPostgres(EmbeddedPostgres):
     """An `EmbeddedPostgres` of the newest version on this machine that has *extensions*."""
 
     def __init__(
-        self, extensions: Iterable[str], settings: Mapping[str, object] | None = None
+        self,
+        extensions: Iterable[str],
+        settings: Mapping[str, object] | None = None,
+        password: str | None = None,
     ) -> None:
-        super().__init__(settings=settings)
+        super().__init__(settings=settings, password=password)
         self._folder = Path(tempfile.mkdtemp(prefix="geventpg-installation-"))
         self._folder.chmod(0o755)  # the account that runs the server looks for its programs here
         self._install_dir = self._same_layout(_find(list(extensions)))
