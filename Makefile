@@ -11,10 +11,11 @@ CASES_ARGS ?=
 MINUTES ?= 30
 SOAK_ARGS ?=
 DJANGO_TESTS_ARGS ?=
+COMPLIANCE_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cases test soak django-tests check format bench clean
+.PHONY: help demo cases test soak django-tests compliance check format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ soak: $(VENV)/.installed-test ## run the long form of the chaos suite again and 
 
 django-tests: $(VENV)/.installed-test ## Django's own tests on its engine and on ours, compared
 	$(RUN) -m tests.upstream.django $(DJANGO_TESTS_ARGS)
+
+compliance: $(VENV)/.installed-test ## run SQLAlchemy's own tests on our dialect and on psycopg's
+	$(RUN) -m tests.upstream.sqlalchemy_suite $(COMPLIANCE_ARGS)
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(VENV)/bin/ruff check .

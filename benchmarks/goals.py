@@ -57,6 +57,10 @@ def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, boo
         yield f"100 greenlets, {mode}, times stock", figures.times_stock(some, rate), 2.0, True
         green = _quotient(median(some, rate), median(some, rate, "psycogreen"))
         yield f"100 greenlets, {mode}, times psycogreen", green, 1.0, True
+        orm = _quotient(
+            median(some, rate, "sqlalchemy-geventpg-orm"), median(some, rate, "sqlalchemy-orm")
+        )
+        yield f"SQLAlchemy's ORM, 100 greenlets, {mode}, times QueuePool", orm, 1.0, True
         growth = _quotient(median(many, cpu), median(few, cpu))
         yield f"CPU per query at 1,000 greenlets to 20, {mode}", growth, 1.3, False
     short, long = Cell("handoff", 20), Cell("handoff", 10_000)

@@ -224,7 +224,7 @@ class Connector:
             if self._release(job):
                 self._failed(error, Fault.UNREACHABLE)
             return
-        outage, self.outage = self.outage, None
+        outage, self.outage, self.last_error = self.outage, None, None
         job.settled = True
         self._admit(conn, job.replaces)
         if outage is not None:

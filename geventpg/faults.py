@@ -12,7 +12,7 @@ import re
 
 import psycopg
 
-from .errors import StartupOptionRefused
+from .errors import ConnectRejected, StartupOptionRefused
 
 
 class Fault(enum.Enum):
@@ -60,6 +60,8 @@ _BUSY_TEXT = re.compile(
 
 def classify(error: BaseException) -> Fault:
     """Tell what a failed connection attempt means. Does not block."""
+    if isinstance(error, ConnectRejected):
+        return Fault.REJECTED  # whoever opens the pool's connections says so
     if not isinstance(error, psycopg.Error):
         return Fault.UNREACHABLE
     if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:

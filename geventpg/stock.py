@@ -40,10 +40,17 @@ def check_out(pool: ConnectionPool[Any], timeout: float | None) -> psycopg.Conne
     """Do ``pool.getconn(timeout)``, passing over connections that the server has closed."""
     deadline = monotonic() + (pool.timeout if timeout is None else timeout)
     conn: psycopg.Connection[Any] = pool.getconn(timeout)
-    while not _is_alive(conn):
+    while not is_alive(conn):
         pool.putconn(conn)  # which discards it and opens another
         conn = pool.getconn(max(deadline - monotonic(), 0.0))
     return conn
+
+
+def detach(pool: ConnectionPool[Any], conn: psycopg.Connection[Any]) -> None:
+    """Give *conn*, which is checked out, to who has it, for good; the pool may open another."""
+    with pool._lock:
+        pool._nconns -= 1
+    conn._pool = None
 
 
 def abandon(pool: ConnectionPool[Any]) -> None:
@@ -53,8 +60,12 @@ def abandon(pool: ConnectionPool[Any]) -> None:
     _graveyard.append(pool)
 
 
-def _is_alive(conn: psycopg.Connection[Any]) -> bool:
-    # The first read takes the server's last message, the second sees the end. Neither blocks.
+def is_alive(conn: psycopg.Connection[Any]) -> bool:
+    """Look at the socket of an idle connection: tell whether the server has not ended it.
+
+    Does not block, and costs no round trip.
+    """
+    # The first read takes the server's last message, the second sees the end.
     try:
         for _ in range(2):
             conn.pgconn.consume_input()

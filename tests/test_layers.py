@@ -42,6 +42,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
+            "detaching",
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),

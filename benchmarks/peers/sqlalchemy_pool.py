@@ -13,13 +13,14 @@ from benchmarks.workload import SELECT
 
 
 class Driver(PoolDriver):
+    url = "postgresql+psycopg://"
     engine: Engine | None = None
 
     def open(self, conninfo: str, connections: int, autocommit: bool) -> None:
         # https://docs.sqlalchemy.org/en/20/core/pooling.html: a pool of fixed size is
         # pool_size without overflow; reset on return and the rest stay as they are by default.
         self.engine = engine = create_engine(
-            "postgresql+psycopg://",
+            self.url,
             connect_args=dict(conninfo_to_dict(conninfo)),
             pool_size=connections,
             max_overflow=0,

@@ -1,0 +1,23 @@
+"""Taking a connection out of its pool without closing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .pool import Pool
+
+
+def detach(pool: Pool[Any], conn: Connection[Any]) -> None:
+    """Give *conn*, which is checked out, to who has it, for good; the pool may open another.
+
+    Does not switch or talk to the server. Closing the connection is up to its owner from now on.
+    """
+    slot = pool._out[conn]
+    pool._leaks.returned(slot)
+    pool._bag.remove(slot)
+    conn._pool = conn._on_idle_readable = conn._on_read_only = conn._on_stale = None
+    conn._checkout = None
+    pool._update_fast_paths()
+    pool._connector.plan()

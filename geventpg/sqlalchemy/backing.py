@@ -1,0 +1,140 @@
+"""The `geventpg.Pool` behind an engine: its options, how it opens connections, what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+from sqlalchemy import exc
+
+from geventpg.connection import Connection
+from geventpg.discretion import discreet
+from geventpg.errors import ConnectRejected, OptionError
+from geventpg.options import OPTIONS, check_options
+from geventpg.pool import Pool
+
+NO_LIMIT = 2**31 - 1
+DEFAULT_TIMEOUT = 30.0
+
+# What SQLAlchemy has a name for, and what is the engine's own affair.
+_SAID_OTHERWISE = {
+    "max_size": "pool_size and max_overflow",
+    "timeout": "pool_timeout",
+    "max_lifetime": "pool_recycle",
+    "use_lifo": "pool_use_lifo",
+    "name": "pool_name or pool_logging_name",
+    "configure": "a listener for the event 'connect'",
+    "check": "pool_pre_ping or a listener for the event 'checkout'",
+    "reset": "a listener for the event 'reset'",
+    "kwargs": "connect_args",
+    "connection_class": "creator",
+    "open": "engine.connect(), which opens the pool",
+    "close_returns": "PoolProxiedConnection.close(), which returns the connection",
+}
+_OPTIONS = sorted(set(OPTIONS) - set(_SAID_OTHERWISE))
+
+
+class EnginePool(Pool[Any]):
+    """An engine's own pool, which tells the engine of every connection it closes."""
+
+    on_close: Callable[[psycopg.Connection[Any]], None]
+
+    def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
+        super()._close_connection(conn)
+        self.on_close(conn)
+
+
+def check_own_options(
+    size: int, overflow: int, timeout: float | None, recycle: float, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return SQLAlchemy's pool arguments as options of `Pool`, and *options* with them.
+
+    Raise `OptionError` naming what is wrong.
+    """
+    for name in options:
+        if name in _SAID_OTHERWISE:
+            raise OptionError(f"pool_options: {name} is {_SAID_OTHERWISE[name]} here")
+    OPTIONS["min_size"].check("pool_size", size)
+    if overflow != -1:
+        OPTIONS["min_size"].check("max_overflow", overflow)
+    if timeout is not None:
+        OPTIONS["timeout"].check("pool_timeout", timeout)
+    if recycle != -1:
+        OPTIONS["max_lifetime"].check("pool_recycle", recycle)
+    check_options(options, known=_OPTIONS)
+    unlimited = size == 0 or overflow == -1
+    mapped = {
+        "min_size": 0,
+        "max_size": NO_LIMIT if unlimited else size + overflow,
+        "timeout": acquire_timeout(timeout),
+        **({} if recycle == -1 else {"max_lifetime": recycle}),
+        **options,
+    }
+    check_options(mapped)
+    return mapped
+
+
+def acquire_timeout(timeout: float | None) -> float:
+    """Return SQLAlchemy's ``pool_timeout`` as that of `Pool`, which covers connecting, too.
+
+    ``None`` is no limit; with 0 nobody waits for others, but for connecting one must.
+    """
+    return float("inf") if timeout is None else timeout or DEFAULT_TIMEOUT
+
+
+def all_taken(pool: ConnectionPool[Any]) -> bool:
+    """Tell whether a checkout would have to wait for others."""
+    stats = pool.get_stats()
+    return not stats["pool_available"] and stats["pool_size"] >= stats["pool_max"]
+
+
+def make(open_one: Callable[[], Any], name: str | None, options: Mapping[str, Any]) -> EnginePool:
+    """Make a pool, not yet open, whose connections *open_one* opens."""
+
+    class EngineConnection(Connection[Any]):
+        @classmethod
+        @discreet
+        def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:  # noqa: ARG003
+            try:
+                conn = open_one()
+                if not isinstance(conn, psycopg.Connection):
+                    raise TypeError(f"creator returned a {type(conn).__name__}, no connection")
+            except psycopg.OperationalError:
+                raise  # the pool knows what to make of it
+            except Exception as error:
+                # The program's own mistake, or its refusal: waiting would not help.
+                raise ConnectRejected(f"{type(error).__name__}: {error}") from error
+            return conn
+
+    return EnginePool("", connection_class=EngineConnection, open=False, name=name, **options)
+
+
+def close_if_unused(pool: EnginePool) -> None:
+    """Close a pool whose engine is done with it, unless somebody waits for its connections.
+
+    He is served; it is to be called again after the returns.
+    """
+    if pool.get_stats()["requests_waiting"]:
+        pool.resize(0, pool.max_size)
+        pool.drain()
+    else:
+        pool.close()
+
+
+def translate(error: PoolTimeout) -> BaseException:
+    """Return what an acquire's *error* is to SQLAlchemy's users.
+
+    What the server or the creator said, if it was a refusal; `sqlalchemy.exc.TimeoutError` if
+    all connections are in use; else the server does not answer, and *error*, which SQLAlchemy
+    will wrap as `OperationalError`, tells how.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, ConnectRejected):
+        cause = cause.__cause__
+    if isinstance(error, ConnectRejected):
+        return error if cause is None else cause
+    if isinstance(error.__cause__, psycopg.Error):
+        return error
+    return exc.TimeoutError(str(error), code="3o7r")

@@ -1,0 +1,40 @@
+"""SQLAlchemy's own pool, for processes that do not run gevent.
+
+It is a `QueuePool` in everything but two things: an idle connection whose session the server has
+ended is replaced before anybody meets it, and a forked child leaves its parent's connections
+alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from geventpg import stock
+from geventpg.connection import abandon_socket
+
+
+class PlainPool(QueuePool):
+    """`QueuePool` that looks at a connection's socket before it hands it out: no round trip."""
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        record = super()._do_get()
+        conn: Any = record.dbapi_connection
+        if isinstance(conn, psycopg.Connection) and not stock.is_alive(conn):
+            record.invalidate()  # SQLAlchemy connects again
+        return record
+
+    def forget(self) -> None:
+        """Start anew in a forked child, without a byte on the parent's sockets."""
+        old, size = self._pool, self.size()
+        # Also new locks: a thread that the child does not have may hold the old ones.
+        self._pool = self._queue_class(size, use_lifo=old.use_lifo)
+        self._overflow = 0 - size
+        self._overflow_lock = threading.Lock()
+        for record in list(getattr(old, "queue", ())):
+            conn: Any = record.dbapi_connection
+            if isinstance(conn, psycopg.Connection):
+                abandon_socket(conn)

@@ -1,0 +1,164 @@
+"""``make compliance``: SQLAlchemy's tests on ``postgresql+geventpg``, under gevent.
+
+They come from the sdist of the installed version, because its requirements file is not in the
+wheel: the dialect compliance suite (`sqlalchemy.testing.suite`), PostgreSQL's own tests and those
+of engine and session that use a database. The same tests run on ``postgresql+psycopg`` without
+gevent, each dialect on a new server; every test must have the same outcome on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import psycopg
+import sqlalchemy
+from psycopg import sql
+from sqlalchemy.engine import URL
+
+from tests.upstream.system_postgres import SystemPostgres
+
+ROOT = Path(__file__).parent.parent.parent
+DIALECTS = {"psycopg": [], "geventpg": ["-p", "tests.upstream.sqlalchemy_plugin"]}
+EXTENSIONS = ("hstore", "citext")
+OUTCOMES = ("passed", "failed", "error", "skipped")
+
+SUITE = ["test/dialect/test_suite.py"]
+TESTS = [
+    *SUITE,
+    "test/dialect/postgresql",
+    "test/engine/test_execute.py",
+    "test/engine/test_reconnect.py",
+    "test/engine/test_reflection.py",
+    "test/engine/test_transaction.py",
+    "test/orm/test_transaction.py",
+    "test/orm/test_versioning.py",
+    "test/sql/test_resultset.py",
+    "test/sql/test_returning.py",
+]
+
+# What is about `QueuePool` or its DBAPI connections, not about the dialect.
+EXPECTED = {
+    "RealPrePingEventHandlerTest": "needs connections that only look like psycopg's",
+    "test_pre_ping_db_stays_shutdown": "reads a private counter of QueuePool",
+}
+
+Results = dict[str, str]
+
+
+def unpack_sdist(folder: Path) -> Path:
+    """Download the sdist of the installed SQLAlchemy with pip, and return where it is."""
+    version = sqlalchemy.__version__
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--no-binary", "sqlalchemy", "--dest", str(folder), f"sqlalchemy=={version}"),
+        ],
+        check=True,
+    )
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def prepare(conn: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Make what SQLAlchemy's README.unittests asks for."""
+    for schema in ("test_schema", "test_schema_2"):
+        conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    for extension in EXTENSIONS:
+        conn.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(extension)))
+
+
+def run(dialect: str, sources: Path, arguments: Sequence[str]) -> Results:
+    """Run the tests on one dialect and return their outcomes."""
+    report = sources.parent / f"{dialect}.xml"
+    settings = {"default_text_search_config": "pg_catalog.english"}
+    # Some tests put the parts of a URL together by replacing capital letters in it.
+    with SystemPostgres(EXTENSIONS, settings, password="lower-case") as server:
+        with server.connect() as conn:
+            prepare(conn)
+        url = URL.create(
+            f"postgresql+{dialect}",
+            server.user,
+            server.password,
+            "127.0.0.1",
+            server.port,
+            "postgres",
+        )
+        process = subprocess.run(
+            [
+                *(sys.executable, "-s", "-m", "pytest", *DIALECTS[dialect], "-q", "--no-header"),
+                *("-p", "no:cacheprovider", "--maxfail=0", "-o", "addopts=", "--tb=short"),
+                *("--backend-only", "--dburi", url.render_as_string(hide_password=False)),
+                *(f"--junitxml={report}", *arguments),
+            ],
+            cwd=sources,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=(sources.parent / f"{dialect}.log").open("w"),
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if process.returncode not in (0, 1) or not report.exists():
+        print((sources.parent / f"{dialect}.log").read_text()[-5000:])
+        raise SystemExit(f"the tests could not be run on {dialect} (status {process.returncode})")
+    return read(report)
+
+
+def read(report: Path) -> Results:
+    """Return each test's outcome from pytest's XML."""
+    results: Results = {}
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314  # our own
+        name = f"{case.get('classname')}.{case.get('name')}"
+        found = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        outcome = {"failure": "failed"}.get(found[0], found[0]) if found else "passed"
+        # A test and its teardown are two cases of one name: the worse counts.
+        if OUTCOMES.index(outcome) in (0, 3) and name in results:
+            outcome = results[name]
+        results[name] = outcome
+    return results
+
+
+def differences(one: Results, other: Results) -> list[tuple[str, str, str]]:
+    names = sorted({*one, *other})
+    pairs = [(name, one.get(name, "not run"), other.get(name, "not run")) for name in names]
+    return [(name, first, second) for name, first, second in pairs if first != second]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", action="store_true", help="only the dialect compliance suite")
+    parser.add_argument("--keep", type=Path, help="a folder for the sources, logs and reports")
+    parser.add_argument("tests", nargs="*", help="files of the sdist, and arguments for pytest")
+    options, more = parser.parse_known_args()
+    arguments = [*(options.tests or (SUITE if options.suite else TESTS)), *more]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = [path for path in folder.glob("sqlalchemy-*") if path.is_dir()]
+        sources = found[0] if found else unpack_sdist(folder)
+        results = {dialect: run(dialect, sources, arguments) for dialect in DIALECTS}
+    counts = {dialect: Counter(found.values()) for dialect, found in results.items()}
+    print(f"\nSQLAlchemy {sqlalchemy.__version__}" + "".join(f"{d:>12}" for d in counts))
+    for outcome in OUTCOMES:
+        print(f"{outcome:<16}" + "".join(f"{counts[dialect][outcome]:>12,}" for dialect in counts))
+    differing = differences(results["psycopg"], results["geventpg"])
+    unexpected = 0
+    for name, stock, ours in differing:
+        reason = next((why for part, why in EXPECTED.items() if part in name), "")
+        unexpected += not reason
+        print(f"{name}: {stock} on psycopg, {ours} on geventpg" + (reason and f" ({reason})"))
+    print(f"{len(differing)} tests differ, {unexpected} of them unexpectedly")
+    return 1 if unexpected or not counts["psycopg"]["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
