@@ -6,24 +6,38 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from geventpg.testing import EmbeddedPostgres
 
 
 def find_openssl_server() -> Path | None:
     """Return the ``bin`` of a PostgreSQL on this machine that is built with OpenSSL."""
+    for programs in _installations():
+        if "openssl" in _output(str(programs / "pg_config"), "--configure"):
+            return programs
+    return None
+
+
+def find_server_with(extensions: Iterable[str]) -> Path | None:
+    """Return the ``bin`` of a PostgreSQL on this machine that has *extensions*."""
+    for programs in _installations():
+        folder = Path(_output(str(programs / "pg_config"), "--sharedir"), "extension")
+        if all((folder / f"{name}.control").exists() for name in extensions):
+            return programs
+    return None
+
+
+def _installations() -> Iterator[Path]:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     program = shutil.which("pg_config")
     if program is not None:
         folders.append(Path(_output(program, "--bindir")))
     for folder in folders:
-        programs = [folder / name for name in ("initdb", "postgres", "pg_config")]
-        if all(path.exists() for path in programs):
-            configured = _output(str(programs[-1]), "--configure")
-            if "openssl" in configured:
-                return folder
-    return None
+        if all((folder / name).exists() for name in ("initdb", "postgres", "pg_config")):
+            yield folder
 
 
 def _output(*command: str) -> str:
@@ -33,8 +47,8 @@ def _output(*command: str) -> str:
 class SystemPostgres(EmbeddedPostgres):
     """An `EmbeddedPostgres` made of the system's programs."""
 
-    def __init__(self, programs: Path) -> None:
-        super().__init__()
+    def __init__(self, programs: Path, **options: Any) -> None:
+        super().__init__(**options)
         self.files = Path(tempfile.mkdtemp(prefix="geventpg-system-"))
         self.files.chmod(0o755)  # the account that runs the server looks for its programs here
         self._install_dir = self._same_layout(programs)

@@ -24,7 +24,7 @@ import sqlalchemy
 from psycopg import sql
 from sqlalchemy.engine import URL
 
-from tests.upstream.system_postgres import SystemPostgres
+from tests.support.system_postgres import SystemPostgres, find_server_with
 
 ROOT = Path(__file__).parent.parent.parent
 DIALECTS = {"psycopg": [], "geventpg": ["-p", "tests.upstream.sqlalchemy_plugin"]}
@@ -83,7 +83,10 @@ def run(dialect: str, sources: Path, arguments: Sequence[str]) -> Results:
     report = sources.parent / f"{dialect}.xml"
     settings = {"default_text_search_config": "pg_catalog.english"}
     # Some tests put the parts of a URL together by replacing capital letters in it.
-    with SystemPostgres(EXTENSIONS, settings, password="lower-case") as server:
+    programs = find_server_with(EXTENSIONS)
+    if programs is None:
+        sys.exit(f"No PostgreSQL with {', '.join(EXTENSIONS)}: apt-get install postgresql")
+    with SystemPostgres(programs, settings=settings, password="lower-case") as server:
         with server.connect() as conn:
             prepare(conn)
         url = URL.create(
