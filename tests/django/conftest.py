@@ -16,8 +16,10 @@ import geventpg
 from geventpg import registry
 from geventpg.django import pools
 
+# No database of ours while no test asks for one: a default database on the engine is the pool of
+# Celery workers, and other tests of this process have workers' settings too.
 DATABASES: dict[str, dict[str, Any]] = {
-    alias: {"ENGINE": "geventpg.django", "NAME": "nowhere"} for alias in ("default", "other")
+    alias: {"ENGINE": "django.db.backends.dummy"} for alias in ("default", "other")
 }
 
 # Not as an app: that connects nothing, but would configure pools for every test of this process.
@@ -34,7 +36,7 @@ def settings_from(conninfo: str, **options: Any) -> dict[str, Any]:
     """Return what *conninfo* is in Django's terms; *options* are for OPTIONS."""
     parameters = dict(conninfo_to_dict(conninfo))
     found = {name: str(parameters.pop(key, "")) for key, name in NAMES.items()}
-    return {**found, "OPTIONS": {**parameters, **options}}
+    return {"ENGINE": "geventpg.django", **found, "OPTIONS": {**parameters, **options}}
 
 
 def forget_wrapper(alias: str) -> None:
@@ -64,7 +66,7 @@ def database(dsn: str) -> Iterator[Callable[..., BaseDatabaseWrapper]]:
         if alias not in [before[0] for before in changed]:
             changed.append((alias, dict(here)))
         pool = {"min_size": 1, "max_size": 3, "timeout": 5} if pool is None else pool
-        here.update(settings_from(conninfo, pool=pool, **(options or {})), **top)
+        here.update({**settings_from(conninfo, pool=pool, **(options or {})), **top})
         return connections[alias]
 
     yield database
