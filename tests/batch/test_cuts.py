@@ -84,8 +84,9 @@ def test_all_or_nothing_cut_anywhere_is_done_or_not_as_reported(cut_everywhere, 
             assert rows(outcome) == [[(number,)] for number in ALL]
             assert done(tag) == ALL
             reported.add("done")
-    # Cut inside the answer to COMMIT it is done, and found out to be.
-    assert reported == ({"lost", "done"} if direction == "from_server" else {"lost"})
+    # Cut inside the answer to COMMIT it is done, and found out to be. The last bytes of a client
+    # may be its good-bye, which is too late to lose anything.
+    assert reported >= ({"lost", "done"} if direction == "from_server" else {"lost"})
 
 
 @DIRECTIONS
