@@ -11,7 +11,7 @@ from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory
 
 
-class Statement(NamedTuple):
+class Queued(NamedTuple):
     """One statement of a batch."""
 
     query: Query
@@ -32,7 +32,7 @@ class Batch:
     def __init__(self, *, row_factory: RowFactory[Any] | None = None) -> None:
         self.row_factory = row_factory
         """Makes the rows of statements that have none of their own; ``None``: the connection's."""
-        self._statements: list[Statement] = []
+        self._statements: list[Queued] = []
 
     def queue(
         self,
@@ -47,10 +47,10 @@ class Batch:
         Arguments are those of ``execute``. *binary* asks for results in binary format. Nothing
         is sent or checked yet, and *params* are not copied.
         """
-        self._statements.append(Statement(sql, params, row_factory or self.row_factory, binary))
+        self._statements.append(Queued(sql, params, row_factory or self.row_factory, binary))
         return len(self._statements) - 1
 
-    def statements(self) -> list[Statement]:
+    def statements(self) -> list[Queued]:
         """Return what is queued so far."""
         return list(self._statements)
 

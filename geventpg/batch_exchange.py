@@ -23,7 +23,7 @@ from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.waiting import Ready, Wait
 
-from .batch import Statement, StatementResult, check_statement
+from .batch import Queued, StatementResult, check_statement
 from .cursor import Cursor
 from .errors import CommitUnknown, NotExecuted
 from .prepared import is_unusable
@@ -69,7 +69,7 @@ class Exchange:
     def __init__(
         self,
         conn: psycopg.Connection[Any],
-        statements: Sequence[Statement],
+        statements: Sequence[Queued],
         *,
         begin: bytes | None = None,
         end: bytes | None = None,
@@ -180,7 +180,7 @@ class Exchange:
             pgconn.pipeline_sync()
             self._expect(self._take_sync, sync=True)
 
-    def _hand(self, index: int, statement: Statement) -> int:
+    def _hand(self, index: int, statement: Queued) -> int:
         """Hand one statement to libpq; return its size."""
         conn = self._conn
         try:

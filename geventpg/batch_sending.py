@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq
 
-from .batch import Batch, Statement, StatementResult
+from .batch import Batch, Queued, StatementResult
 from .batch_exchange import Exchange, with_index
 from .commit import NUMBER, Mark, place_of, settle
 from .errors import CommitUnknown, StaleStatement
@@ -105,7 +105,7 @@ class Delivery:
     def __init__(
         self,
         conn: BindableConnection[Any],
-        statements: Sequence[Statement],
+        statements: Sequence[Queued],
         *,
         begin: bool,
         commit: bool,
@@ -199,7 +199,7 @@ class Delivery:
 
 
 def _send_independently(
-    conn: BindableConnection[Any], statements: Sequence[Statement]
+    conn: BindableConnection[Any], statements: Sequence[Queued]
 ) -> list[StatementResult]:
     with conn.lock:
         # Nothing is prepared: one that is lost could not be repeated in its place.

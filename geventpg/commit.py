@@ -15,10 +15,10 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import generators, pq
-from psycopg.abc import PQGen
+from psycopg import pq
 
 from . import hub
+from .asking import ask_gen
 from .errors import CommitUnknown
 from .losses import note_outcome
 
@@ -146,17 +146,5 @@ def look_up(
 def _ask(conn: psycopg.Connection[Any], query: bytes) -> list[bytes | None]:
     """Return the one row that the statements in *query* give. Raise what the server says."""
     with conn.lock:
-        results = conn.wait(_ask_gen(conn.pgconn, query))
-    row: list[bytes | None] = []
-    for result in results:
-        if result.status == pq.ExecStatus.FATAL_ERROR:
-            raise psycopg.errors.error_from_result(result)
-        row += [result.get_value(0, column) for column in range(result.nfields)]
-    return row
-
-
-def _ask_gen(pgconn: pq.abc.PGconn, query: bytes) -> PQGen[list[pq.abc.PGresult]]:
-    # Directly, and not with a cursor: that would open a transaction and have it prepared.
-    pgconn.send_query(query)
-    results: list[pq.abc.PGresult] = yield from generators.execute(pgconn)
-    return results
+        results = conn.wait(ask_gen(conn.pgconn, query))
+    return [result.get_value(0, column) for result in results for column in range(result.nfields)]

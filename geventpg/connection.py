@@ -24,6 +24,7 @@ from psycopg.rows import Row, RowFactory, tuple_row
 
 from . import hub
 from .adaptation import ConnectionAdapters
+from .asking import ask_gen
 from .connecting import ConnectingOnHub
 from .cursor import Cursor
 from .healing import heal
@@ -240,7 +241,7 @@ class Connection(ConnectingOnHub[Row]):
         """
         try:
             with self.lock:
-                self._watch.drive_until(_probe_gen(self.pgconn), monotonic() + timeout)
+                self._watch.drive_until(ask_gen(self.pgconn, b""), monotonic() + timeout)
         except hub.DeadlineReached:
             self.discard()
             raise errors.OperationalError(
@@ -360,13 +361,6 @@ class Connection(ConnectingOnHub[Row]):
         results = yield from generators.execute(pgconn)
         if results[-1].status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
-
-
-def _probe_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:
-    pgconn.send_query(b"")
-    results = yield from generators.execute(pgconn)
-    if results and results[-1].status == pq.ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
 
 
 def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:

@@ -15,6 +15,7 @@ from psycopg import errors, generators, pq
 from psycopg.abc import PQGen
 
 from . import startup_options
+from .asking import ask_gen
 from .errors import StartupOptionRefused
 from .session_state import Trace
 
@@ -71,24 +72,21 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
             if ours:
                 conn.wait(find_pooler_gen(cast("Connection[Any]", conn)))
                 return bool(cast("Connection[Any]", conn)._pooled)
-            pooled = conn.wait(_ask_gen(conn.pgconn))
+            pooled = conn.wait(_is_pooled_gen(conn.pgconn))
         if pooled:
             conn.prepare_threshold = None
     return pooled
 
 
-def _ask_gen(pgconn: pq.abc.PGconn) -> PQGen[bool]:
+def _is_pooled_gen(pgconn: pq.abc.PGconn) -> PQGen[bool]:
     # A pooler makes up the process id that it tells with the cancel key.
-    pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
-    (result,) = yield from generators.execute(pgconn)
-    if result.status != TUPLES_OK:
-        raise errors.error_from_result(result, encoding=pgconn._encoding)
+    (result,) = yield from ask_gen(pgconn, b"SELECT pg_catalog.pg_backend_pid()")
     return int(result.get_value(0, 0) or 0) != pgconn.backend_pid
 
 
 def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
     """Find out whether a pooler is in between, and prepare nothing behind one. One round trip."""
-    conn._pooled = yield from _ask_gen(conn.pgconn)
+    conn._pooled = yield from _is_pooled_gen(conn.pgconn)
     if not conn._pooled:
         return
     logger.debug("%s: a pooler is in between", conn)

@@ -55,11 +55,16 @@ def forget(conn: BindableConnection[Any], error: BaseException, query: bytes | N
             del prepared._names[key]
 
 
-def doubt(conn: psycopg.Connection[Any], query: bytes) -> None:
-    """Take *query* for not prepared: the pipeline that was to do it failed, before or after."""
+def doubt(conn: psycopg.Connection[Any], query: bytes | None) -> list[Key]:
+    """Take *query* for not prepared: the pipeline that was to do it failed, before or after.
+
+    ``None``: all of them. Each is closed by its name, not all at once: psycopg does that *after*
+    its next statement, which may just have been prepared. Return their keys.
+    """
     prepared = conn._prepared
-    for key in _keys(prepared, query):
-        prepared._to_flush.append(prepared._names.pop(key))
+    keys = _keys(prepared, query)
+    prepared._to_flush.extend(prepared._names.pop(key) for key in keys)
+    return keys
 
 
 def heal_or_raise(conn: BindableConnection[Any], error: psycopg.Error, *, possible: bool) -> None:
@@ -72,22 +77,15 @@ def heal_or_raise(conn: BindableConnection[Any], error: psycopg.Error, *, possib
 
 
 def forget_all(conn: psycopg.Connection[Any]) -> None:
-    """Trust no statement to be prepared; what is due is prepared anew.
-
-    Each is closed by its name, not all at once: psycopg does that *after* its next statement,
-    which may just have been prepared.
-    """
-    prepared = conn._prepared
-    prepared._to_flush.extend(prepared._names.values())
-    prepared._names.clear()
-    prepared._counts.clear()
+    """Trust no statement to be prepared; what is due is prepared anew."""
+    doubt(conn, None)
+    conn._prepared._counts.clear()
 
 
 def forget_stale(conn: psycopg.Connection[Any], query: bytes | None) -> None:
     """Have *query* prepared anew, and its statement deallocated, when it is executed next."""
     prepared = conn._prepared
-    for key in _keys(prepared, query):
-        prepared._to_flush.append(prepared._names.pop(key))
+    for key in doubt(conn, query):
         prepared._counts[key] = prepared.prepare_threshold or 0
 
 

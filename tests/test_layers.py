@@ -25,6 +25,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             *("connection*", "connecting*"),
             "adaptation",
             "adoption",
+            "asking",
             "batch",
             "batch_exchange",
             "batch_sending",
