@@ -11,44 +11,12 @@ import psycopg
 import pytest
 
 import geventpg
+from tests.support.stalls import HubTicker
 
 PAUSE = 0.15
 ROUNDS = 5
 MOST = 0.010
 """Longest time (s) that the hub may be busy with one step of a connection attempt."""
-
-
-class Ticker:
-    """A greenlet that wants to run every millisecond, and how late it was at worst.
-
-    Time for which the kernel kept our thread from running is not counted: that is the machine's.
-    """
-
-    def __init__(self):
-        self.worst = 0.0
-        self._last = self._now()
-
-    def _now(self):
-        schedstat = Path("/proc/thread-self/schedstat")
-        waiting = int(schedstat.read_text().split()[1]) / 1e9 if schedstat.exists() else 0.0
-        return time.monotonic() - waiting
-
-    def _run(self):
-        while True:
-            gevent.sleep(0.001)
-            now = self._now()
-            self.worst = max(self.worst, now - self._last - 0.001)
-            self._last = now
-
-    @contextlib.contextmanager
-    def running(self):
-        self._last = self._now()
-        greenlet = gevent.spawn(self._run)
-        try:
-            yield
-            gevent.sleep(0.002)  # what came last counts too
-        finally:
-            greenlet.kill()
 
 
 def least_of_worst(action):
@@ -58,10 +26,9 @@ def least_of_worst(action):
     """
     worst = []
     for _ in range(ROUNDS):
-        ticker = Ticker()
-        with ticker.running():
+        with HubTicker() as ticker:
             action()
-        worst.append(ticker.worst)
+        worst.append(ticker.longest)
     return min(worst)
 
 
