@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gevent
 import pytest
-from celery.result import ResultSet
 from psycopg.conninfo import conninfo_to_dict
 
 from geventpg.testing.postgres import fetch_backends
+from tests.support.running_worker import returned_by
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def most_backends(worker, admin):
 @pytest.mark.hang_limit(90)
 def test_five_hundred_tasks_share_five_connections(worker, tag, most_backends):
     results = [worker.send("sleep", tag, 0.01) for _ in range(500)]
-    ResultSet(results, app=worker.client).join_native(timeout=60)
+    returned_by(results, timeout=60)
     most, pids = most_backends()
     assert len(worker.notes(tag)) == 500
     assert most <= 5, f"{most} at once, {len(pids)} over time"
@@ -39,9 +39,9 @@ def test_five_hundred_tasks_share_five_connections(worker, tag, most_backends):
 
 def test_the_sessions_stay_the_same_over_many_tasks(worker):
     results = [worker.send("backend") for _ in range(200)]
-    first = set(ResultSet(results, app=worker.client).join_native(timeout=30))
+    first = set(returned_by(results, timeout=30))
     results = [worker.send("backend") for _ in range(200)]
-    second = set(ResultSet(results, app=worker.client).join_native(timeout=30))
+    second = set(returned_by(results, timeout=30))
     assert len(first | second) <= 5
 
 
@@ -52,7 +52,7 @@ def test_tasks_of_all_endings_at_once_leave_nothing_behind(worker, tag, rng):
         args = (3600,) if task == "sleep" else ()
         limit = {"time_limit": rng.uniform(0.05, 0.5)} if task == "sleep" else {}
         results.append(worker.send(task, f"{tag}-{number}", *args, **limit))
-    ResultSet(results, app=worker.client).join_native(timeout=40, propagate=False)
+    returned_by(results, timeout=40, propagate=False)
     succeeded = [result for result in results if result.state == "SUCCESS"]
     worker.wait_until_quiet()
     assert len(worker.notes(tag)) == len(succeeded)

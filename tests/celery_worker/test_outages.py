@@ -6,12 +6,12 @@ import time
 
 import gevent
 import pytest
-from celery.result import ResultSet
 from psycopg.conninfo import conninfo_to_dict
 
 from geventpg.testing import EmbeddedPostgres
 from tests.celery_worker.conftest import TABLES
 from tests.support import wait_until
+from tests.support.running_worker import returned_by
 
 
 @pytest.fixture
@@ -103,5 +103,5 @@ def test_sessions_that_are_terminated_while_idle_cost_no_task(worker, tag, admin
         )
         gevent.sleep(0.1)
         results = [worker.send("note", f"{tag}-{number}") for number in range(20)]
-        ResultSet(results, app=worker.client).join_native(timeout=10)
+        returned_by(results, timeout=10)
     assert len(worker.notes(tag)) == 60

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from celery.result import ResultSet
 
 from tests.support import wait_until
+from tests.support.running_worker import returned_by
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_solo_worker_needs_two_sessions_at_most(solo):
 
 def test_every_thread_has_its_own_session_and_all_go_back(threads):
     results = [threads.send("backend", 0.05) for _ in range(40)]
-    pids = ResultSet(results, app=threads.client).join_native(timeout=20)
+    pids = returned_by(results, timeout=20)
     assert 1 < len(set(pids)) <= 4
     assert len(threads.backends()) <= 4
 

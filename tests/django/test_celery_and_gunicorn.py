@@ -22,6 +22,7 @@ from psycopg.sql import SQL, Identifier
 from geventpg.testing.postgres import fetch_backends
 from tests.support import wait_until
 from tests.support.celery_worker import CeleryWorker
+from tests.support.running_worker import returned_by
 from tests.support.script import ROOT, clean_environment
 
 PROJECT = ROOT / "examples" / "django_project"
@@ -191,7 +192,7 @@ def test_fifty_tasks_keep_their_backends_and_orm_and_get_conn_share_them(project
     kind, _ = worker
     queue = f"{project.name}.{kind}"
     sent = [client.send_task("notes.tasks.where", queue=queue) for _ in range(50)]
-    answers = [result.get(timeout=20) for result in sent]
+    answers = returned_by(sent, 20)
     assert all(orm == plain for _, orm, plain in answers)
     # None of the sessions was closed, as Celery does it with Django's own pool after every task.
     open_now = {backend.pid for backend in project.backends()}

@@ -11,7 +11,7 @@ from typing import Any
 from celery.result import AsyncResult
 
 from tests.support import wait_until
-from tests.support.running_worker import RunningWorker
+from tests.support.running_worker import RunningWorker, returned_by
 
 CONNECTIONS = 10
 KINDS = ["statement", "copy in", "copy out", "transaction", "commit"]
@@ -110,7 +110,7 @@ class Crowd:
 
         wait_until(lambda: missing() == 0, interval=0.05, message="all connections are back")
         results = [self.worker.send("backend", 0.3) for _ in range(CONNECTIONS)]
-        assert len({result.get(timeout=10) for result in results}) == CONNECTIONS
+        assert len(set(returned_by(results, 10))) == CONNECTIONS
         assert len(self.worker.backends()) == CONNECTIONS
 
     def shuffled(self, sent: list[Sent]) -> list[Sent]:

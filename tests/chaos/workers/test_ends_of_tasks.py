@@ -6,9 +6,9 @@ import time
 
 import gevent
 import pytest
-from celery.result import ResultSet
 
 from tests.support import wait_until
+from tests.support.running_worker import returned_by
 
 pytestmark = pytest.mark.hang_limit(120)
 
@@ -17,9 +17,7 @@ WAITING = 50
 
 
 def finish(crowd, tasks):
-    ResultSet([task.result for task in tasks], app=crowd.worker.client).join_native(
-        timeout=30, propagate=False
-    )
+    returned_by([task.result for task in tasks], timeout=30, propagate=False)
 
 
 def test_revoked_tasks_end_in_every_phase_and_the_others_succeed(crowd):

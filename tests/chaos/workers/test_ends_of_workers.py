@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from celery.result import ResultSet
 
 from geventpg.testing import TcpProxy
 from tests.chaos.workers.crowd import CONNECTIONS
 from tests.support import wait_until
+from tests.support.running_worker import returned_by
 
 pytestmark = pytest.mark.hang_limit(120)
 
@@ -21,7 +21,7 @@ WAITING = 50
 def done_before(crowd):
     """Have some tasks end before the others come; whatever happens, they stay done."""
     sent = crowd.send(10, 0.01)
-    ResultSet([task.result for task in sent], app=crowd.worker.client).join_native(timeout=20)
+    returned_by([task.result for task in sent], timeout=20)
     return sent
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from celery.result import ResultSet
 
 from tests.support import wait_until
 from tests.support.process_sockets import children_of, disjoint, sockets_to
+from tests.support.running_worker import returned_by
 
 
 @pytest.mark.hang_limit(90)
@@ -16,7 +16,7 @@ def test_celerys_children_have_none_of_the_sockets_of_a_parent_with_a_live_pool(
     worker = own_worker(app="tests.apps.live_parent", pool="prefork", concurrency=3)
     alive = "select count(*) from pg_stat_activity where pid = %s"
     results = [worker.send("early", f"{tag}-{number}") for number in range(100)]
-    answers = ResultSet(results, app=worker.client).join_native(timeout=30)
+    answers = returned_by(results, timeout=30)
     parent = worker.process.pid
     columns = zip(*answers, strict=True)
     processes, sessions, parents, parents_sessions = (set(column) for column in columns)
