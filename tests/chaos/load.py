@@ -39,19 +39,25 @@ class Users:
     """*number* greenlets call *use* with their own number, again and again, until they are stopped.
 
     An error of psycopg or a ``gevent.Timeout`` is noted and the user goes on; anything else is a
-    defect, and raised at the end. *pause* is between two uses.
+    defect, and raised at the end. *pause* is between two uses, *apart* between the first of one
+    user and the first of the next: a crowd that comes as one is a hub stall itself.
     """
 
-    def __init__(self, number: int, use: Callable[[int], object], pause: float = 0.01) -> None:
+    def __init__(
+        self, number: int, use: Callable[[int], object], pause: float = 0.01, apart: float = 0.0
+    ) -> None:
         self.done: list[float] = []
         self.failures: list[Failure] = []
         self._number = number
         self._use = use
         self._pause = pause
+        self._apart = apart
         self._stopped = False
 
     def __enter__(self) -> Users:
-        self._greenlets = [gevent.spawn(self._run, user) for user in range(self._number)]
+        self._greenlets = [
+            gevent.spawn_later(self._apart * user, self._run, user) for user in range(self._number)
+        ]
         return self
 
     def __exit__(self, exc_type: object, *rest: object) -> None:

@@ -76,7 +76,7 @@ def test_nobody_answers_at_all_and_acquires_end_at_their_deadlines(
         with pytest.raises(PoolTimeout), acquires.connection(0.05 + user * 0.01):
             pass
 
-    with Users(40, use) as users:
+    with Users(40, use, apart=0.002) as users:
         gevent.sleep(pick(short=0.6, long=10.0))
     assert not users.failures
     assert not [acquire for acquire in acquires.all if acquire.served]
