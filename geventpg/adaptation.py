@@ -8,6 +8,8 @@ connection share one copy; a cursor gets its own when somebody asks for its ``ad
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache, partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from psycopg.abc import Dumper, Loader
@@ -18,17 +20,23 @@ if TYPE_CHECKING:
 
 
 class SharedAdapters(AdaptersMap):
-    """A connection's adapters as they were at one time, never changed: see `AdaptersMap`."""
+    """A connection's adapters as they were at one time, never changed: see `AdaptersMap`.
+
+    Each statement asks for them several times, from C. So they answer without Python code.
+    """
 
     def __init__(self, template: AdaptersMap, connection: psycopg.Connection[Any]) -> None:
         super().__init__(template)
         # Weak, because the connection owns us: it must go as soon as nobody uses it.
         self._connection = weakref.ref(connection)
+        self._self = weakref.ref(self)
+        me: Any = weakref.proxy(self)
+        remembered: Any = lru_cache(maxsize=1024)
+        self.get_loader = remembered(partial(AdaptersMap.get_loader, me))  # type: ignore[method-assign]
+        self.get_dumper = remembered(partial(AdaptersMap.get_dumper, me))  # type: ignore[method-assign]
 
-    @property
-    def connection(self) -> psycopg.Connection[Any] | None:
-        """The connection, for the transformers made with these adapters."""
-        return self._connection()
+    adapters: Any = property(methodcaller("_self"))
+    connection: Any = property(methodcaller("_connection"))
 
 
 class ConnectionAdapters(AdaptersMap):

@@ -159,7 +159,8 @@ class Pool(PoolLife[CT]):
             )
         waiter = self._waiting.join(deadline)
         self._queued += 1
-        if bag.size < self._max_size:
+        # Most often all connections are out; `size` is a call.
+        if len(bag.out) < self._max_size and bag.size < self._max_size:
             self._connector.hurry()
             self._connector.plan()
         started = monotonic()

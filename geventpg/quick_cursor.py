@@ -51,7 +51,10 @@ class QuickCursor(psycopg.Cursor[Row]):
             return
         self._conn = connection
         self._pgconn = connection.pgconn
-        self._adapters = adapters.shared(connection)
+        shared = adapters._shared
+        if shared is None or shared.types._registry is not adapters.types._registry:
+            shared = adapters.shared(connection)
+        self._adapters = shared
         self._row_factory = row_factory or connection.row_factory
         self._last_query = self.pgresult = self._statusmessage = None
         self._execmany_returning = self._query = None
