@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from gevent import Greenlet
-from psycopg import pq, sql
+from psycopg import pq
 from psycopg._cursor_base import BaseCursor
 
 from .causes import EVICTIONS, RETIREMENTS
 from .slots import Slot, SlotState
 from .stats import Holder, PoolStats, Waiter
+from .text import text_of
 from .work import work_of
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _holder(slot: Slot, now: float, clock: float) -> Holder:
     conn = slot.conn
     seconds = max(now - slot.since, 0.0)
     return Holder(
-        pid=conn.pgconn.backend_pid if conn.pgconn.status == pq.ConnStatus.OK else 0,
+        pid=conn._server_pid,
         since=clock - seconds,
         seconds=seconds,
         greenlet=name_of(greenlet),
@@ -145,18 +146,3 @@ def running_statement(greenlet: Any) -> str | None:
 
 
 _STATEMENT_METHODS = frozenset({"execute", "executemany", "stream", "copy"})
-
-
-def text_of(query: Any) -> str:
-    """Return the text of what a cursor was given to execute, without the values in it."""
-    if isinstance(query, str):
-        return query
-    if isinstance(query, bytes):
-        return query.decode(errors="replace")
-    if isinstance(query, sql.Composed):
-        return "".join(text_of(part) for part in query)
-    if isinstance(query, (sql.SQL, sql.Identifier, sql.Placeholder)):
-        return query.as_string()
-    strings = getattr(query, "strings", None)
-    # A template string: what it interpolates is parameters. Or a literal: a value.
-    return "?" if strings is None else "?".join(strings)
