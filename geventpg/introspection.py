@@ -107,7 +107,7 @@ def _holder(slot: Slot, now: float, clock: float) -> Holder:
         greenlet=name_of(greenlet),
         task=task,
         task_id=task_id,
-        statement=running_statement(conn._watch.waiter),
+        statement=running_statement(_frame_of(conn._watch.waiter)),
         transaction=pq.TransactionStatus(conn.pgconn.transaction_status).name,
     )
 
@@ -123,12 +123,16 @@ def name_of(greenlet: Any) -> str:
     return "main" if greenlet.parent is None else f"greenlet {id(greenlet):#x}"
 
 
-def running_statement(greenlet: Any) -> str | None:
-    """Return the statement that *greenlet* waits for, without its parameters.
+def _frame_of(greenlet: Any) -> FrameType | None:
+    return None if greenlet is None else greenlet.gr_frame
 
-    ``None`` if there is none, or it cannot be told: a batch, for instance.
+
+def running_statement(frame: FrameType | None) -> str | None:
+    """Return the statement that a greenlet or thread waits for, without its parameters.
+
+    *frame* is its innermost one. ``None`` if there is none, or it cannot be told: a batch, for
+    instance.
     """
-    frame: FrameType | None = None if greenlet is None else greenlet.gr_frame
     # From the wait on the socket outwards, to the method that the user called.
     while frame is not None:
         code = frame.f_code
