@@ -41,14 +41,7 @@ def test_the_life_of_a_connection_is_told_in_order(listen):
     conn = pool.getconn()
     conn.close()
     pool.putconn(conn)
-    assert (
-        told.kinds()
-        == [
-            *("waited", "checked_out", "statement", "returned"),
-            *("checked_out", "retired", "returned"),
-        ]
-        or told.kinds()[0] == "connected"
-    )
+    # Told of when it is in the pool, which may be after it was handed to who waits.
     assert [kind for kind in told.kinds() if kind != "connected"] == [
         *("waited", "checked_out", "statement", "returned"),
         *("checked_out", "retired", "returned"),
@@ -66,7 +59,7 @@ def test_an_eviction_tells_its_cause_and_its_backend(listen, backends, pg):
     pool, told = listen("evicted", min_size=1)
     pool.wait()
     (backend,) = backends()
-    with pg.connect(autocommit=True) as admin:
+    with pg.connect() as admin:
         admin.execute("select pg_terminate_backend(%s)", [backend.pid])
     wait_until(lambda: told)
     assert (told[0].kind, told[0].cause, told[0].pid) == (

@@ -36,4 +36,5 @@ os._exit(0)
 
 
 def test_holders_and_counters_are_known_of_stock_pools_too(dsn):
-    assert "seen" in run_script(PROGRAM, GEVENTPG_CONNINFO=dsn)
+    done = run_script(PROGRAM, GEVENTPG_CONNINFO=dsn)
+    assert done.stdout == "seen\n", done.stderr
