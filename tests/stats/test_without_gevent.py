@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.support.script import run_script
 
 PROGRAM = """
-import os, threading, time
+import contextlib, os, threading, time
+import psycopg
 import geventpg
 from geventpg import registry_view
 from geventpg.work import doing
@@ -17,10 +18,12 @@ assert registry_view.stats(pool).created == 1, registry_view.stats(pool)
 assert registry_view.holders(pool) == registry_view.waiters(pool) == ()
 
 def work():
-    with doing("report", "7"), geventpg.get_conn() as conn:
+    cancelled = contextlib.suppress(psycopg.errors.QueryCanceled)
+    with cancelled, doing("report", "7"), geventpg.get_conn() as conn:
         conn.execute("select pg_sleep(%s), 'x'", [30])
 
-threading.Thread(target=work, name="worker", daemon=True).start()
+thread = threading.Thread(target=work, name="worker")
+thread.start()
 deadline = time.monotonic() + 10
 while not (found := registry_view.holders(pool)) or not found[0].statement:
     assert time.monotonic() < deadline, found
@@ -30,8 +33,11 @@ assert (holder.greenlet, holder.task, holder.task_id) == ("worker", "report", "7
 assert (holder.transaction, holder.statement) == ("ACTIVE", "select pg_sleep(%s), 'x'"), holder
 stats = registry_view.stats(pool)
 assert (stats.in_use, stats.requests, stats.evicted["broken"]) == (1, 1, 0), stats
-print("seen", flush=True)
-os._exit(0)
+with psycopg.connect(os.environ["GEVENTPG_CONNINFO"]) as admin:
+    admin.execute("select pg_cancel_backend(%s)", [holder.pid])
+thread.join()
+assert registry_view.holders(pool) == ()
+print("seen")
 """
 
 
