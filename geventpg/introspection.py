@@ -32,6 +32,7 @@ _COMMANDS = {"commit": "COMMIT", "rollback": "ROLLBACK"}
 def stats(pool: Pool[Any]) -> PoolStats:
     """Return what *pool* counted and measured, and its sizes now."""
     bag, tally = pool._bag, pool._tally
+    now = time.monotonic()
     at_once = pool._requests - pool._queued - tally.at_once_errors
     counters = pool._stats
     return PoolStats(
@@ -44,6 +45,8 @@ def stats(pool: Pool[Any]) -> PoolStats:
         returning=bag.returning,
         connecting=bag.connecting,
         waiting=len(pool._waiting),
+        longest_hold=max((now - slot.since for slot in _taken(pool)), default=0.0),
+        longest_wait=max((now - waiter.since for waiter in pool._waiting), default=0.0),
         requests=pool._requests,
         queued=pool._queued,
         timed_out=tally.timed_out,
@@ -69,8 +72,12 @@ def stats(pool: Pool[Any]) -> PoolStats:
 def holders(pool: Pool[Any]) -> tuple[Holder, ...]:
     """Return who has a connection of *pool*, the longest first."""
     now, clock = time.monotonic(), time.time()
-    taken = [slot for slot in pool._bag.out.values() if slot.state is SlotState.IN_USE]
-    return tuple(_holder(slot, now, clock) for slot in sorted(taken, key=lambda s: s.since))
+    taken = sorted(_taken(pool), key=lambda slot: slot.since)
+    return tuple(_holder(slot, now, clock) for slot in taken)
+
+
+def _taken(pool: Pool[Any]) -> list[Slot]:
+    return [slot for slot in list(pool._bag.out.values()) if slot.state is SlotState.IN_USE]
 
 
 def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:

