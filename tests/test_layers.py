@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
-    ("values", ["errors", "options", "discretion", "causes", "stats"]),
+    ("values", ["errors", "options", "discretion", "causes", "stats", "sanitizing"]),
     ("hub", ["hub", "hub.*"]),
     (
         "connection",
