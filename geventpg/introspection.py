@@ -17,7 +17,7 @@ from psycopg._cursor_base import BaseCursor
 
 from .causes import EVICTIONS, RETIREMENTS
 from .slots import Slot, SlotState
-from .stats import Holder, PoolStats, Waiter
+from .stats import Histogram, Holder, PoolStats, Waiter
 from .text import text_of
 from .work import work_of
 
@@ -35,6 +35,7 @@ def stats(pool: Pool[Any]) -> PoolStats:
     now = time.monotonic()
     at_once = pool._requests - pool._queued - tally.at_once_errors
     counters = pool._stats
+    first, *others = tally.waits
     return PoolStats(
         name=pool.name,
         min_size=pool.min_size,
@@ -61,10 +62,10 @@ def stats(pool: Pool[Any]) -> PoolStats:
         lost=counters[pool._STATEMENTS_LOST],
         cancelled=tally.cancelled,
         leaked=tally.leaked,
-        wait=tally.wait.snapshot(at_once=max(at_once, 0)),
+        wait=Histogram((first + max(at_once, 0), *others), pool._wait_seconds),
         connect=tally.connect.snapshot(),
         validate=tally.validate.snapshot(),
-        hold=None if tally.hold is None else tally.hold.snapshot(),
+        hold=None if tally.holds is None else Histogram(tuple(tally.holds), pool._usage_seconds),
         statement=None if tally.statement is None else tally.statement.snapshot(),
     )
 

@@ -126,7 +126,8 @@ class PoolState(ConnectionPool[CT]):
         self._popped: dict[str, int] = {}
         """The counters as `pop_stats` last saw them."""
         self._tally = Tally(timings=timings)
-        self._hold = self._tally.hold
+        self._wait_counts, self._hold_counts = self._tally.waits, self._tally.holds
+        self._tells_waits = False
         self._listeners = Listeners(self.name)
         self._meter: Meter | None = None
         self._start_afresh()
@@ -245,6 +246,7 @@ class PoolState(ConnectionPool[CT]):
 
     def _listeners_changed(self) -> None:
         self._update_fast_paths()
+        self._tells_waits = "waited" in self._listeners.kinds
         wanted = self.timings or "statement" in self._listeners.kinds
         self._meter = Meter(self._tally.statement, self._listeners) if wanted else None
         for slot in self._bag:
