@@ -216,8 +216,8 @@ class PoolState(ConnectionPool[CT]):
     def holders(self) -> tuple[Holder, ...]:
         """Return who has a connection now, the longest first, and what each executes.
 
-        Does not block or switch; to be called in the pool's thread. Finding it out costs
-        some microseconds for each, and nothing while nobody asks.
+        Does not block or switch; to be called in the pool's thread. It is found out now, and
+        costs nothing while nobody asks.
         """
         return introspection.holders(cast("Pool[CT]", self))
 
