@@ -234,7 +234,7 @@ class PoolState(ConnectionPool[CT]):
         It is called on the spot, in whatever greenlet it happens in, or in the hub: it must not
         block. What it raises is logged, once, and hurts nobody. Raise `OptionError` for an
         unknown kind. Kinds that nobody asked for cost nothing; ``checked_out``, ``returned`` and
-        ``statement`` cost each checkout, return and statement some microseconds.
+        ``statement`` slow each checkout, return and statement down.
         """
         self._listeners.add(listener, kinds)
         self._listeners_changed()
