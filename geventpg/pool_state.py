@@ -119,19 +119,8 @@ class PoolState(ConnectionPool[CT]):
             LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
         )
         self._warnings = Warnings(f"pool {self.name!r}")
-        self._requests = 0
-        self._queued = 0
-        self._wait_seconds = 0.0
-        self._usage_seconds = 0.0
-        self._popped: dict[str, int] = {}
-        """The counters as `pop_stats` last saw them."""
-        self._tally = Tally(timings=timings)
-        self._wait_counts, self._hold_counts = self._tally.waits, self._tally.holds
-        self._tells_waits = False
         self._listeners = Listeners(self.name)
-        self._meter: Meter | None = None
         self._start_afresh()
-        self._listeners_changed()
         if open is None:
             open = self._open_implicit = True
         if open:
@@ -156,6 +145,19 @@ class PoolState(ConnectionPool[CT]):
         # Checkouts and returns that need none of the questions of the slow path.
         self._plain_checkout = False
         self._plain_return = False
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._stats.clear()
+        self._requests = self._queued = 0
+        self._wait_seconds = self._usage_seconds = 0.0
+        self._popped: dict[str, int] = {}
+        """The counters as `pop_stats` last saw them."""
+        self._tally = Tally(timings=self.timings)
+        self._wait_counts, self._hold_counts = self._tally.waits, self._tally.holds
+        self._tells_waits = False
+        self._meter: Meter | None = None
+        self._listeners_changed()
 
     # -- what it tells ---------------------------------------------------------------------
 

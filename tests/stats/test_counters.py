@@ -15,6 +15,7 @@ from geventpg import Pool, PoolTimeout, TooManyRequests
 from geventpg.causes import EVICTIONS, RETIREMENTS, Cause
 from geventpg.stats import BOUNDS, Histogram
 from geventpg.tally import Recorder
+from tests.support.script import output_of
 from tests.support.waiting import wait_until
 
 
@@ -335,3 +336,34 @@ def test_quantiles_and_the_mean_of_a_histogram():
     assert histogram.mean == pytest.approx(1.04196)
     assert (histogram + histogram).count == 200
     assert (histogram + Histogram()) == histogram
+
+
+# -- forks ---------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_counts_from_zero(dsn):
+    """Its parent goes on counting what the parent did: in a sum it would be there twice."""
+    printed = output_of(
+        """
+        from gevent import monkey; monkey.patch_all()
+        import os, sys, gevent, geventpg
+        pool = geventpg.Pool(sys.argv[1], min_size=1, max_size=1, open=True, timings=True)
+        with pool.connection() as conn:
+            conn.execute("select 1")
+        child = os.fork()
+        if not child:
+            stats = pool.stats()
+            assert (stats.requests, stats.created, stats.connect.count) == (0, 0, 0), stats
+            assert pool.get_stats()["requests_num"] == stats.hold.count == stats.wait.count == 0
+            with pool.connection() as conn:
+                conn.execute("select 1")
+            stats = pool.stats()
+            assert (stats.requests, stats.statement.count, stats.hold.count) == (1, 1, 1), stats
+            pool.close()
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], pool.stats().requests)
+        pool.close()
+        """,
+        dsn,
+    )
+    assert printed == "0 1\n"
