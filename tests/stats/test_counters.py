@@ -11,7 +11,7 @@ import gevent
 import psycopg
 import pytest
 
-from geventpg import Pool, PoolTimeout, TooManyRequests
+from geventpg import Pool, PoolClosed, PoolTimeout, TooManyRequests
 from geventpg.causes import EVICTIONS, RETIREMENTS, Cause
 from geventpg.stats import BOUNDS, Histogram
 from geventpg.tally import Recorder
@@ -104,6 +104,18 @@ def test_refused_credentials_are_counted(make_pool, dsn):
     assert pool.stats().timed_out == 0
     assert pool.stats().connect_errors >= 1
     pool.close()
+
+
+def test_those_who_wait_when_the_pool_is_closed_count_as_nothing_else(make_pool):
+    pool = make_pool(max_size=1)
+    with pool.connection():
+        waiter = gevent.spawn(pool.getconn, 10)
+        wait_until(pool.waiters)
+        pool.close()
+        with pytest.raises(PoolClosed):
+            waiter.get()
+    stats = pool.stats()
+    assert (stats.timed_out, stats.shed, stats.interrupted, stats.rejected) == (0, 0, 0, 0)
 
 
 # -- why connections leave -----------------------------------------------------------------------
@@ -310,6 +322,15 @@ def test_statements_of_every_cursor_class_are_measured(make_pool, make_cursor):
         cursor.execute("select 1")
         assert cursor.fetchone() == (1,)
     assert pool.stats().statement.count == 1
+
+
+def test_what_is_executed_in_a_pipeline_is_not_measured(make_pool):
+    """Its answer comes later: sending it is not its time."""
+    pool = make_pool(timings=True)
+    with pool.connection() as conn, conn.pipeline():
+        conn.execute("select 1")
+        conn.cursor().executemany("select %s::int", [[1]])
+    assert pool.stats().statement.count == 0
 
 
 # -- histograms ----------------------------------------------------------------------------------
