@@ -57,18 +57,3 @@ def test_each_process_of_a_prefork_worker_has_a_port_of_its_own(own_worker):
     worker.call("backend")
     counts = [value_of(scrape(port), "geventpg_requests_total") for port in ports]
     assert max(counts) >= 1
-
-
-def test_a_worker_whose_port_is_taken_says_so_and_works(own_worker, taken_port):
-    worker = own_worker(concurrency=2, env={"GEVENTPG_METRICS_PORT": str(taken_port)})
-    worker.process.wait_for_log(rf"no metrics are served at port {taken_port}: .*in use")
-    assert worker.call("backend")
-
-
-@pytest.fixture
-def taken_port():
-    """Return a port that somebody else has."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        yield taken.getsockname()[1]
