@@ -31,7 +31,7 @@ def worker(own_worker):
 
 def test_a_gevent_worker_under_load_is_scraped_and_names_its_tasks(worker):
     (port,) = ports_of(worker, 1)
-    results = [worker.send("backend", 3) for _ in range(5)]
+    results = [worker.send("backend", 30) for _ in range(5)]
     wait_until(lambda: value_of(scrape(port), "geventpg_waiting") == 3, timeout=10)
     # All greenlets are at work or wait, and the scrape was answered.
     text = scrape(port)
