@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 class HeldConnection:
     """One connection bound to one greenlet."""
 
-    __slots__ = ("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool", "wanted")
+    __slots__ = (
+        *("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool"),
+        *("since", "thread", "wanted"),
+    )
 
     def __init__(
         self,
@@ -46,6 +50,8 @@ class HeldConnection:
         self.pool = pool
         self.conn = bindable(conn)
         self.depth = 0
+        self.since = monotonic()
+        self.thread = hub.get_ident()
         self.owner = owner
         self.wanted = True
         """Whether the owner itself asked for it, and not `get_conn`."""
@@ -304,6 +310,17 @@ def reclaim_from_dead() -> bool:
         else:
             others = True
     return others
+
+
+def held_of(pool: ConnectionPool[Any]) -> list[HeldConnection]:
+    """Return what all greenlets and threads hold of *pool*."""
+    while True:
+        try:
+            everyone = list(_holders)
+            break
+        except RuntimeError:
+            continue  # another thread came or went meanwhile
+    return [h for holder in everyone for h in list(holder.held.values()) if h.pool is pool]
 
 
 def give_back_what_rests() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import reports
+from .causes import Cause
+
 if TYPE_CHECKING:
     from .connection import Connection
     from .pool import Pool
@@ -17,7 +20,9 @@ def detach(pool: Pool[Any], conn: Connection[Any]) -> None:
     slot = pool._out[conn]
     pool._leaks.returned(slot)
     pool._bag.remove(slot)
-    conn._pool = conn._on_idle_readable = conn._on_read_only = conn._on_stale = None
+    pool._left(slot, Cause.DETACHED)
+    reports.detach(conn)
+    conn._pool = conn._on_idle_readable = conn._on_read_only = None
     conn._checkout = None
     pool._update_fast_paths()
     pool._connector.plan()

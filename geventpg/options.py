@@ -133,6 +133,7 @@ _OPTIONS: tuple[Option, ...] = (
     Option("prepare", _prepare, str),
     Option("statement_connections", _integer(minimum=1), int),
     Option("use_lifo", _boolean, _parse_bool),
+    Option("timings", _boolean, _parse_bool),
 )
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in _OPTIONS}
@@ -146,6 +147,7 @@ GEVENTPG_ONLY = frozenset(
         "prepare",
         "statement_connections",
         "use_lifo",
+        "timings",
     }
 )
 """Options that stock psycopg_pool does not have."""
@@ -272,8 +274,9 @@ _EXPECTED: Mapping[Callable[[str], Any], str] = {
     _parse_bool: "true or false",
 }
 
-# GEVENTPG_TEST_* and GEVENTPG_DEMO_* belong to the test-suite and the demo.
-_NOT_OPTIONS = ("test_", "demo_")
+# GEVENTPG_TEST_* and GEVENTPG_DEMO_* belong to the test-suite and the demo, GEVENTPG_METRICS_* to
+# the Celery integration.
+_NOT_OPTIONS = ("test_", "demo_", "metrics_")
 
 
 def _type(value: Any) -> str:

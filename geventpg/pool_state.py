@@ -13,7 +13,7 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
 from psycopg_pool.base import BasePool
 
-from . import hub
+from . import hub, introspection
 from .adoption import cooperative
 from .connection import Connection
 from .connector import Connector
@@ -22,10 +22,14 @@ from .errors import PoolTimeout
 from .failover import Failover
 from .hub import get_ident
 from .leaks import LeakDetector, NoLeakDetector
+from .listeners import Listener, Listeners
+from .meter import Meter
 from .options import check_conninfo, check_options
 from .pooler import Warnings
 from .recycler import Recycler
 from .slots import Bag
+from .stats import Holder, PoolStats, Waiter
+from .tally import Tally
 from .waiters import WaitQueue
 from .watchdog import Watchdog
 
@@ -73,6 +77,7 @@ class PoolState(ConnectionPool[CT]):
         prepare: str = "auto",
         statement_connections: int = 1,
         use_lifo: bool = True,
+        timings: bool = False,
     ) -> None:
         options = {k: v for k, v in locals().items() if k not in ("self", "conninfo", "__class__")}
         self._closed = True  # for __del__, should the next lines raise
@@ -102,6 +107,7 @@ class PoolState(ConnectionPool[CT]):
         self.prepare_mode = prepare
         self.statement_connections = statement_connections
         self.use_lifo = use_lifo
+        self.timings = timings
         self._configure = configure
         self._check = check
         self._reset = reset
@@ -113,10 +119,7 @@ class PoolState(ConnectionPool[CT]):
             LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
         )
         self._warnings = Warnings(f"pool {self.name!r}")
-        self._requests = 0
-        self._queued = 0
-        self._wait_seconds = 0.0
-        self._usage_seconds = 0.0
+        self._listeners = Listeners(self.name)
         self._start_afresh()
         if open is None:
             open = self._open_implicit = True
@@ -142,6 +145,19 @@ class PoolState(ConnectionPool[CT]):
         # Checkouts and returns that need none of the questions of the slow path.
         self._plain_checkout = False
         self._plain_return = False
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._stats.clear()
+        self._requests = self._queued = 0
+        self._wait_seconds = self._usage_seconds = 0.0
+        self._popped: dict[str, int] = {}
+        """The counters as `pop_stats` last saw them."""
+        self._tally = Tally(timings=self.timings)
+        self._wait_counts, self._hold_counts = self._tally.waits, self._tally.holds
+        self._tells_waits = False
+        self._meter: Meter | None = None
+        self._listeners_changed()
 
     # -- what it tells ---------------------------------------------------------------------
 
@@ -180,18 +196,72 @@ class PoolState(ConnectionPool[CT]):
 
         Two keys are ours. ``statements_healed``: prepared statements that were gone and were
         executed all the same; ``statements_lost``: those that took their transaction along.
+        `stats` tells more.
         """
-        return self._snapshot()
+        return self._since_popped(self._counters())
 
     def pop_stats(self) -> dict[str, int]:
-        """Like `get_stats`, and set the counters to zero."""
-        stats = self._snapshot()
-        self._stats.clear()
-        self._requests = self._queued = 0
-        self._wait_seconds = self._usage_seconds = 0.0
+        """Like `get_stats`, and set the counters to zero; those of `stats` run on."""
+        counters = self._counters()
+        stats = self._since_popped(counters)
+        self._popped = counters
         return stats
 
-    def _snapshot(self) -> dict[str, int]:
+    def stats(self) -> PoolStats:
+        """Return sizes, counters and histograms of this instant. Does not block or switch.
+
+        The histograms of holding and of statements need the option ``timings``. To be called
+        in the pool's thread, or from any if rough figures will do.
+        """
+        return introspection.stats(cast("Pool[CT]", self))
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Return who has a connection now, the longest first, and what each executes.
+
+        Does not block or switch; to be called in the pool's thread. It is found out now, and
+        costs nothing while nobody asks.
+        """
+        return introspection.holders(cast("Pool[CT]", self))
+
+    def waiters(self) -> tuple[Waiter, ...]:
+        """Return who waits for a connection now, the first in line first.
+
+        Does not block or switch; to be called in the pool's thread.
+        """
+        return introspection.waiters(cast("Pool[CT]", self))
+
+    def add_listener(self, listener: Listener, *kinds: str) -> None:
+        """Call *listener* with an `Event` whenever one of *kinds* happens; without any: of all.
+
+        It is called on the spot, in whatever greenlet it happens in, or in the hub: it must not
+        block. What it raises is logged, once, and hurts nobody. Raise `OptionError` for an
+        unknown kind. Kinds that nobody asked for cost nothing; ``checked_out``, ``returned`` and
+        ``statement`` slow each checkout, return and statement down.
+        """
+        self._listeners.add(listener, kinds)
+        self._listeners_changed()
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Undo `add_listener`; no-op for one that was not added."""
+        self._listeners.remove(listener)
+        self._listeners_changed()
+
+    def _listeners_changed(self) -> None:
+        self._update_fast_paths()
+        self._tells_waits = "waited" in self._listeners.kinds
+        wanted = self.timings or "statement" in self._listeners.kinds
+        self._meter = Meter(self._tally.statement, self._listeners) if wanted else None
+        for slot in self._bag:
+            slot.conn._meter = self._meter
+
+    def _since_popped(self, counters: dict[str, int]) -> dict[str, int]:
+        popped = self._popped
+        return {
+            **{key: value - popped.get(key, 0) for key, value in counters.items()},
+            **self._get_measures(),
+        }
+
+    def _counters(self) -> dict[str, int]:
         counters = dict.fromkeys(
             (
                 self._REQUESTS_ERRORS,
@@ -212,7 +282,6 @@ class PoolState(ConnectionPool[CT]):
             self._REQUESTS_QUEUED: self._queued,
             self._REQUESTS_WAIT_MS: int(1000 * self._wait_seconds),
             self._USAGE_MS: int(1000 * self._usage_seconds),
-            **self._get_measures(),
         }
 
     def _get_measures(self) -> dict[str, int]:
@@ -227,12 +296,17 @@ class PoolState(ConnectionPool[CT]):
     def _update_fast_paths(self) -> None:
         is_open = not self._closed and not self._open_implicit
         self._plain_checkout = (
-            is_open and self._check is None and self.use_lifo and not self.leak_threshold
+            is_open
+            and self._check is None
+            and self.use_lifo
+            and not self.leak_threshold
+            and "checked_out" not in self._listeners.kinds
         )
         self._plain_return = (
             not self._closed
             and self._reset is None
             and not self.leak_threshold
+            and "returned" not in self._listeners.kinds
             and not self._filling
             and self._bag.size <= self._max_size
         )

