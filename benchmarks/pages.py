@@ -1,6 +1,7 @@
-"""Write a run's figures into the documentation: ``python -m benchmarks.pages``, ``--charts`` for the charts.
+"""Write the last run's figures into the documentation, and with ``--charts`` the charts.
 
-The figures stand between ``<!-- figures: throughput -->`` and ``<!-- /figures -->``, and nowhere else.
+``python -m benchmarks.pages``. The figures stand between ``<!-- figures: throughput -->`` and
+``<!-- /figures -->``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def conditions(record: Record) -> Iterator[str]:
 
 def throughput(record: Record) -> Iterator[str]:
     cells = [_found(record, Cell("throughput", GREENLETS, mode)) for mode in MODES]
-    columns = [part for mode in MODES for part in (f"{mode}: queries/s", "× stock", "CPU µs")]
+    columns = [part for mode in MODES for part in (f"{mode}: queries/s", "x stock", "CPU µs")]
     yield _row(f"{GREENLETS} greenlets", *columns)
     yield _row("---", *["---:"] * len(columns))
     for peer in cells[0]:
@@ -75,7 +76,7 @@ def throughput(record: Record) -> Iterator[str]:
                 parts += ["", "", ""]
                 continue
             rate, cpu = figures["queries_per_second"], figures["cpu_us_per_query"]
-            spread = f"{rate.median:,.0f} ({rate.low:,.0f}–{rate.high:,.0f})"
+            spread = f"{rate.median:,.0f} ({rate.low:,.0f} - {rate.high:,.0f})"
             parts += [spread, _times(rate), f"{cpu.median:.0f}"]
         yield _row(PEERS[peer].label, *parts)
 
@@ -94,9 +95,7 @@ def goals(record: Record) -> Iterator[str]:
     yield _row("---", "---:", "---:", "---")
     for goal in record["goals"]:
         limit = f"{'≥' if goal['at_least'] else '≤'} {goal['limit']:g}"
-        yield _row(
-            goal["text"], limit, f"{goal['value']:,.2f}", "met" if goal["met"] else "missed"
-        )
+        yield _row(goal["text"], limit, f"{goal['value']:,.2f}", "met" if goal["met"] else "missed")
 
 
 SECTIONS: Mapping[str, Callable[[Record], Iterator[str]]] = {

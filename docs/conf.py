@@ -1,4 +1,4 @@
-"""How Sphinx makes the site out of these pages: `make docs`, or `python -m sphinx docs build/docs`."""
+"""How Sphinx makes a site of these pages: `make docs`."""
 
 import sys
 from pathlib import Path
@@ -15,9 +15,6 @@ version = release = geventpg.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "repository"]
 exclude_patterns = ["_ext", "diagrams"]
-# Pages that an edition of the project may not have are named in the table of contents already.
-suppress_warnings = [".empty_glob"]  # Sphinx gives this one no type
-nitpicky = False
 
 # The anchors of headings are GitHub's, so that a link works on both.
 myst_heading_anchors = 4
@@ -25,11 +22,13 @@ myst_footnote_sort = False
 
 # In docstrings `name` is a link where there is something to link to.
 default_role = "py:obj"
+# psycopg's and SQLAlchemy's docstrings refer to pages of their own.
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_class_signature = "separated"
+autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False

@@ -3,6 +3,8 @@
 A page of `MIRRORED` is an empty file in docs/; its text is that of the file of the repository.
 Links of all pages are relative paths, as GitHub wants them. What leads out of docs/ becomes a
 link to the mirrored page, a download of the file, or, for a directory, its name.
+
+Patterns in tables of contents may stand for pages that are not there (yet): Sphinx warns of them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ _LINK = re.compile(
     r"^(?P<fence>```+).*?^(?P=fence)$|`[^`\n]+`(?!\])|\[(?P<text>[^\]\n]+)\]\((?P<target>[^)\s]+)\)",
     re.MULTILINE | re.DOTALL,
 )
+_PATTERN = re.compile(r"^[\w/-]+\*\n", re.MULTILINE)
+
+
+def without_empty_patterns(text: str) -> str:
+    """Return *text* without the lines of its tables of contents that match no page."""
+    return _PATTERN.sub(lambda line: line[0] if any(DOCS.glob(f"{line[0][:-1]}.md")) else "", text)
 
 
 def rewritten(text: str, origin: Path, page: Path) -> str:
@@ -54,7 +62,7 @@ def read_page(_app: Sphinx, name: str, content: list[str]) -> None:
     origin = ROOT / MIRRORED[name] if name in MIRRORED else page
     if page.exists():
         text = origin.read_text() if name in MIRRORED else content[0]
-        content[0] = rewritten(text, origin, page)
+        content[0] = without_empty_patterns(rewritten(text, origin, page))
 
 
 def note_mirrored(app: Sphinx, _env: object, _added: object, _changed: object, _removed: object):

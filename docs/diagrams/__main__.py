@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parents[1]
 def overview() -> Drawing:
     picture = Drawing(760, 240, "Hundreds of greenlets share twenty connections to PostgreSQL")
     picture.text(20, 28, "one process: celery -P gevent, gunicorn -k gevent, yours")
-    picture.box(20, 42, 500, 182, "", GREY)
+    picture.box((20, 42), (500, 182), "", GREY)
     picture.text(40, 68, "500 greenlets", bold=True)
     for row in range(5):
         for column in range(9):
@@ -23,7 +23,7 @@ def overview() -> Drawing:
     picture.text(40, 214, "waits in line, not in a thread")
     picture.arrow("M190 120 H270", both=True)
     picture.text(230, 110, "get_conn()", "middle")
-    picture.box(278, 58, 226, 148, "", GREEN)
+    picture.box((278, 58), (226, 148), "", GREEN)
     picture.text(292, 82, "geventpg.Pool", bold=True)
     for row in range(2):
         for column in range(10):
@@ -34,19 +34,21 @@ def overview() -> Drawing:
     picture.text(292, 201, "cancelled on the server")
     picture.arrow("M504 130 H598", both=True)
     picture.text(551, 120, "psycopg 3", "middle")
-    picture.box(600, 84, 140, 92, "PostgreSQL\n20 backends,\nor a PgBouncer\nin front of it", BLUE)
+    picture.box(
+        (600, 84), (140, 92), "PostgreSQL\n20 backends,\nor a PgBouncer\nin front of it", BLUE
+    )
     return picture
 
 
 def life() -> Drawing:
     picture = Drawing(760, 400, "The life of a connection in the pool")
-    picture.box(20, 40, 170, 64, "place reserved\nsize never above max_size", GREY)
-    picture.box(290, 40, 170, 64, "connecting\nname, TCP, TLS, login", BLUE)
-    picture.box(560, 40, 170, 64, "configure\nyour callback", BLUE)
-    picture.box(560, 170, 170, 76, "idle\nwatched, probed after\nkeepalive_interval", GREEN)
-    picture.box(290, 170, 170, 76, "in use\none greenlet has it", GREEN)
-    picture.box(20, 170, 170, 76, "returned\ncancelled, rolled back,\nreset if need be", BLUE)
-    picture.box(290, 320, 170, 60, "closed\nits place is free", RED)
+    picture.box((20, 40), (170, 64), "place reserved\nsize never above max_size", GREY)
+    picture.box((290, 40), (170, 64), "connecting\nname, TCP, TLS, login", BLUE)
+    picture.box((560, 40), (170, 64), "configure\nyour callback", BLUE)
+    picture.box((560, 170), (170, 76), "idle\nwatched, probed after\nkeepalive_interval", GREEN)
+    picture.box((290, 170), (170, 76), "in use\none greenlet has it", GREEN)
+    picture.box((20, 170), (170, 76), "returned\ncancelled, rolled back,\nreset if need be", BLUE)
+    picture.box((290, 320), (170, 60), "closed\nits place is free", RED)
     picture.arrow("M190 60 H288")
     picture.arrow("M290 86 H192")
     picture.text(241, 80, "failed", "middle")

@@ -1,16 +1,16 @@
 """The pages of the documentation, and the blocks of code in them.
 
-A ``python`` block after the line ``<!-- run -->`` is a program of its own. All other ``python`` blocks
-of a page are one program together, in the order of the page, under gevent's monkey-patching; what
-such a program needs besides stands in comments, which readers do not see::
+A ``python`` block after the line ``<!-- run -->`` is a program of its own. All other ``python``
+blocks of a page are one program together, in the order of the page, under gevent's
+monkey-patching; what it needs besides stands in comments, which readers do not see::
 
     <!-- hidden
     app = Celery("example")
     -->
 
-A ``python`` block after ``<!-- file: tasks.py -->`` is a file of the page, and ``sh`` blocks are run where
-these files are; after ``<!-- background -->`` one runs until the page is done. A ``text`` block right
-after a block is what that one prints; ``…`` in it stands for anything within a line.
+A ``python`` block after ``<!-- file: tasks.py -->`` is a file of the page. ``sh`` blocks are run, in
+the order of the page, where these files are; after ``<!-- background -->`` one is left running. A
+``text`` block right after a block is what that one prints; ``…`` is anything within a line.
 """
 
 from __future__ import annotations

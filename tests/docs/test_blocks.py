@@ -50,7 +50,9 @@ def test_every_block_says_what_it_is_and_every_mark_is_that_of_a_block(page):
     assert kinds <= RUN | SHOWN | {"hidden"}, (
         "a block that cannot run is of another type: text, console, ini, ..."
     )
-    begun = re.findall(r"^<!-- (?:run -->|hidden|file: |background -->)", text_of(page), re.MULTILINE)
+    begun = re.findall(
+        r"^<!-- (?:run -->|hidden|file: |background -->)", text_of(page), re.MULTILINE
+    )
     marks = [block for block in found if block.mark or block.language == "hidden"]
     assert len(marks) == len(begun), "a mark stands in the line before its block"
 

@@ -10,7 +10,7 @@ import pytest
 
 import geventpg
 from geventpg.options import GEVENTPG_ONLY, OPTIONS
-from tests.docs.pages import GUIDES, PAGES, README, blocks_of, text_of
+from tests.docs.pages import GUIDES, PAGES, README, text_of
 from tests.support.script import ROOT
 
 OPTIONS_PAGE = ROOT / "docs" / "options.md"
@@ -102,7 +102,9 @@ def test_relative_links_lead_somewhere(page):
 def test_commands_are_in_the_makefile(page):
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    code = re.findall(r"`[^`\n]+`|^```sh\n.*?^```$", text_of(page), re.MULTILINE | re.DOTALL)
+    code = re.findall(
+        r"`[^`\n]+`|^```(?:sh|console)\n.*?^```$", text_of(page), re.MULTILINE | re.DOTALL
+    )
     named = {name for piece in code for name in re.findall(r"\bmake ([a-z-]+)", piece)}
     assert named <= targets
     if page == README:

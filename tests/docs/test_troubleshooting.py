@@ -1,0 +1,72 @@
+"""The page for whoever is paged has every error and every warning, in its own words."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import geventpg.errors
+import geventpg.testing
+from tests.docs.pages import text_of
+from tests.support.script import ROOT
+
+PAGE = ROOT / "docs" / "troubleshooting.md"
+PACKAGES = ("geventpg", "celery_integration")
+LEVELS = {"warning", "error", "exception", "critical", "log", "once"}
+_PLACEHOLDER = re.compile(r"%(?:\.\d+)?[a-z]")
+
+
+def warnings() -> Iterator[tuple[str, str]]:
+    """Yield the place and text of each literal message that is more than information."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    if node.func.attr not in LEVELS:
+                        continue
+                    texts = [
+                        argument.value
+                        for argument in node.args[:2]
+                        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+                    ]
+                    if texts and " " in texts[0]:
+                        yield f"{path.relative_to(ROOT)}:{node.lineno}", texts[0]
+
+
+def errors() -> list[str]:
+    names = [*geventpg.errors.__all__, *geventpg.testing.__all__]
+    return [name for name in names if _is_error(name)]
+
+
+def _is_error(name: str) -> bool:
+    found = getattr(geventpg.errors, name, None) or getattr(geventpg.testing, name)
+    return isinstance(found, type) and issubclass(found, Exception)
+
+
+def on_page(path: Path) -> str:
+    return " ".join(text_of(path).split())
+
+
+@pytest.mark.parametrize(("place", "message"), [pytest.param(*w, id=w[0]) for w in warnings()])
+def test_every_warning_is_on_the_page(place, message):
+    # The beginning is enough: the end of a long one tells what to do, as the page does.
+    pieces = [" ".join(piece.split()).strip(" :;.,") for piece in _PLACEHOLDER.split(message)]
+    longest = max(pieces, key=len)
+    beginning = re.split(r"[;:(]", longest)[0].strip() if len(longest) > 60 else longest
+    assert beginning in on_page(PAGE), f"{message!r} of {place} is not in {PAGE.name}"
+
+
+@pytest.mark.parametrize("name", errors())
+def test_every_error_has_a_heading(name):
+    headings = "".join(re.findall(r"^### .*$", text_of(PAGE), re.MULTILINE))
+    assert f"`{name}`" in headings
+
+
+def test_the_warnings_are_found_at_all():
+    found = {message for _place, message in warnings()}
+    assert "error connecting in %r: %s" in found
+    assert len(found) >= 20
