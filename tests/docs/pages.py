@@ -8,8 +8,8 @@ monkey-patching; what it needs besides stands in comments, which readers do not 
     app = Celery("example")
     -->
 
-A ``python`` block after ``<!-- file: tasks.py -->`` is a file of the page. ``sh`` blocks are run, in
-the order of the page, where these files are; after ``<!-- background -->`` one is left running. A
+A ``python`` block after ``<!-- file: tasks.py -->`` is a file of the page. ``sh`` blocks are run,
+in their order, where these files are; after ``<!-- background -->`` one is left running. A
 ``text`` block right after a block is what that one prints; ``…`` is anything within a line.
 """
 
