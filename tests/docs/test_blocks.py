@@ -80,6 +80,7 @@ def test_the_other_blocks_of_a_page_run_one_after_the_other(page, database):
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
+@pytest.mark.hang_limit(180)
 @pytest.mark.parametrize("page", WALKS, ids=name_of)
 def test_the_commands_of_a_page_do_what_it_shows(page, database, tmp_path):
     with Terminal(tmp_path, GEVENTPG_CONNINFO=database) as terminal:
@@ -115,13 +116,13 @@ class Terminal:
         log = self.directory / f"{block.line}.log"
         self._start(block.source, log)
         if block.output is not None:
-            wait_until(lambda: block.printed(log.read_text()), timeout=20, message=str(block))
+            wait_until(lambda: block.printed(log.read_text()), timeout=60, message=str(block))
 
     def run(self, block: Block) -> None:
         """Run *block* to its end, with what it leaves running in the background."""
         log = self.directory / f"{block.line}.log"
         process = self._start(f"{block.source}\nexport -p >{self._exported}", log)
-        status = process.wait(timeout=40)
+        status = process.wait(timeout=90)
         said = log.read_text()
         assert status == 0, f"{block}, status {status}:\n{said}{self._logs()}"
         assert block.printed(said), f"{block}:\n{said}{self._logs()}"

@@ -15,6 +15,7 @@ from docs.diagrams.__main__ import DOCS, PICTURES
 from tests.support.script import ROOT, clean_environment
 
 pytest.importorskip("sphinx")
+pytestmark = pytest.mark.hang_limit(180)  # seconds of computing, on whatever machine
 
 # Whatever a page loads by itself; links that a reader may follow are another matter.
 LOADED = re.compile(
@@ -31,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet",
          "-d", directory / "doctrees", ROOT / "docs", directory / "html"],
-        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=55, check=False,
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return directory / "html"
