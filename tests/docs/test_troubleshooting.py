@@ -15,6 +15,7 @@ from tests.docs.pages import text_of
 from tests.support.script import ROOT
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
+WORKERS = ROOT / "docs" / "celery.md"
 PACKAGES = ("geventpg", "celery_integration")
 LEVELS = {"warning", "error", "exception", "critical", "log", "once"}
 _PLACEHOLDER = re.compile(r"%(?:\.\d+)?[a-z]")
@@ -37,6 +38,19 @@ def warnings() -> Iterator[tuple[str, str]]:
                         yield f"{path.relative_to(ROOT)}:{node.lineno}", texts[0]
 
 
+def lines_of_the_worker() -> Iterator[tuple[str, str]]:
+    """Yield the place and text of what a worker logs at start, with ``%s`` for what varies."""
+    for path in sorted((ROOT / "celery_integration").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                pieces = [
+                    str(piece.value) if isinstance(piece, ast.Constant) else "%s"
+                    for piece in node.values
+                ]
+                if pieces[0].startswith("geventpg: ") and " " in pieces[0][10:] + pieces[-1]:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", "".join(pieces)[10:]
+
+
 def errors() -> list[str]:
     names = [*geventpg.errors.__all__, *geventpg.testing.__all__]
     return [name for name in names if _is_error(name)]
@@ -47,16 +61,23 @@ def _is_error(name: str) -> bool:
     return isinstance(found, type) and issubclass(found, Exception)
 
 
-def on_page(path: Path) -> str:
-    return " ".join(text_of(path).split())
+def is_on(page: Path, words: str) -> bool:
+    """Tell whether the page has these words, with anything in place of their placeholders."""
+    wanted = ".{1,200}?".join(map(re.escape, _PLACEHOLDER.split(" ".join(words.split()))))
+    return re.search(wanted, " ".join(text_of(page).split())) is not None
 
 
 @pytest.mark.parametrize(("place", "message"), [pytest.param(*w, id=w[0]) for w in warnings()])
 def test_every_warning_is_on_the_page(place, message):
     # What follows a semicolon tells what to do, as the page does.
-    words = " ".join(message.partition(";")[0].split())
-    wanted = ".{1,200}?".join(map(re.escape, _PLACEHOLDER.split(words)))
-    assert re.search(wanted, on_page(PAGE)), f"{message!r} of {place} is not in {PAGE.name}"
+    assert is_on(PAGE, message.partition(";")[0]), f"{message!r} of {place} is not in {PAGE.name}"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [pytest.param(*w, id=w[0]) for w in lines_of_the_worker()]
+)
+def test_every_line_of_a_worker_that_starts_is_on_the_page_about_workers(place, message):
+    assert is_on(WORKERS, re.split("[,;]", message)[0]), f"{message!r} of {place}"
 
 
 @pytest.mark.parametrize("name", errors())
@@ -69,3 +90,4 @@ def test_the_warnings_are_found_at_all():
     found = {message for _place, message in warnings()}
     assert "error connecting in %r: %s" in found
     assert len(found) >= 20
+    assert len(list(lines_of_the_worker())) >= 5
