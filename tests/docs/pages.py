@@ -8,6 +8,7 @@ monkey-patching; what it needs besides stands in comments, which readers do not 
     app = Celery("example")
     -->
 
+``sql`` blocks are a part of it, each executed on a connection of its own, in autocommit mode.
 A ``python`` block after ``<!-- file: tasks.py -->`` is a file of the page. ``sh`` blocks are run,
 in their order, where these files are; after ``<!-- background -->`` one is left running. A
 ``text`` block right after a block is what that one prints; ``…`` is anything within a line.
@@ -66,7 +67,7 @@ class Block:
     @property
     def in_program(self) -> bool:
         """Whether it is a part of the page's program."""
-        return self.language in ("python", "hidden") and self.mark is None
+        return self.language in ("python", "hidden", "sql") and self.mark is None
 
     def printed(self, text: str) -> bool:
         """Tell whether *text* is what the page says that this block prints."""

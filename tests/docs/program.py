@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from gevent import monkey
 
 from tests.docs.pages import blocks_of
+
+
+def execute(statements: str) -> None:
+    with psycopg.connect(os.environ["GEVENTPG_CONNINFO"], autocommit=True) as conn:
+        conn.execute(statements.encode())
 
 
 def main(page: Path) -> int:
@@ -19,10 +26,13 @@ def main(page: Path) -> int:
         if not block.in_program:
             continue
         printed = StringIO()
-        # Tracebacks name the line of the page.
-        source = "\n" * (block.line - 1) + block.source
         with redirect_stdout(printed):
-            exec(compile(source, page.name, "exec"), names)  # noqa: S102
+            if block.language == "sql":
+                execute(block.source)
+            else:
+                # Tracebacks name the line of the page.
+                source = "\n" * (block.line - 1) + block.source
+                exec(compile(source, page.name, "exec"), names)  # noqa: S102
         if not block.printed(printed.getvalue()):
             print(f"{block} printed:\n{printed.getvalue()}", file=sys.stderr)
             return 1

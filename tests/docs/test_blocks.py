@@ -24,8 +24,8 @@ from tests.support.script import ROOT, clean_environment, run_script
 
 # Shown and not run: output, what a reader types at a prompt of his own machine or of a server, and
 # files of other programs.
-SHOWN = {"text", "console", "ini", "sql", "json", "yaml", "toml", "promql", "nginx"}
-RUN = {"python", "sh"}
+SHOWN = {"text", "console", "ini", "json", "yaml", "toml", "promql", "nginx"}
+RUN = {"python", "sh", "sql"}
 ALONE = [block for page in GUIDES for block in blocks_of(page) if block.alone]
 PROGRAMS = [page for page in GUIDES if any(block.in_program for block in blocks_of(page))]
 WALKS = [page for page in GUIDES if any(block.language == "sh" for block in blocks_of(page))]
