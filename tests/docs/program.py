@@ -9,13 +9,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from gevent import monkey
 
 from tests.docs.pages import blocks_of
 
 
 def execute(statements: str) -> None:
+    import psycopg  # after the patching
+
     with psycopg.connect(os.environ["GEVENTPG_CONNINFO"], autocommit=True) as conn:
         conn.execute(statements.encode())
 
