@@ -38,5 +38,5 @@ html_title = f"geventpg {version}"
 html_copy_source = False
 html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"  # of a console block the commands only
-# Nothing is fetched from elsewhere when somebody reads the site.
+# No theme option may fetch anything from elsewhere: the site is read without a network, too.
 html_theme_options = {"navigation_with_keys": True}

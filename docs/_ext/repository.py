@@ -57,27 +57,19 @@ def rewritten(text: str, origin: Path, page: Path) -> str:
     return _LINK.sub(link, text)
 
 
-def read_page(_app: Sphinx, name: str, content: list[str]) -> None:
+def read_page(app: Sphinx, name: str, content: list[str]) -> None:
     page = DOCS / f"{name}.md"
-    origin = ROOT / MIRRORED[name] if name in MIRRORED else page
-    if page.exists():
-        text = origin.read_text() if name in MIRRORED else content[0]
-        content[0] = without_empty_patterns(rewritten(text, origin, page))
-
-
-def note_mirrored(app: Sphinx, _env: object, _added: object, _changed: object, _removed: object):
-    """A page is built again when the file that it mirrors is newer than the last build."""
-    built = app.outdir / ".buildinfo"
-    if not built.exists():
-        return []
-    return [
-        name
-        for name, path in MIRRORED.items()
-        if (ROOT / path).stat().st_mtime > built.stat().st_mtime
-    ]
+    if name in MIRRORED:
+        origin = ROOT / MIRRORED[name]
+        app.env.note_dependency(str(origin))  # built again when that file changes
+        text = origin.read_text()
+    elif page.exists():
+        origin, text = page, content[0]
+    else:
+        return  # what extensions generate
+    content[0] = without_empty_patterns(rewritten(text, origin, page))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", read_page)
-    app.connect("env-get-outdated", note_mirrored)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
