@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 WORKERS = ROOT / "docs" / "celery.md"
 PACKAGES = ("geventpg", "celery_integration")
 LEVELS = {"warning", "error", "exception", "critical", "log", "once"}
+_TYPED = set(geventpg.errors.__all__)
 _PLACEHOLDER = re.compile(r"%(?:\.\d+)?[a-z]")
 
 
@@ -43,12 +44,32 @@ def lines_of_the_worker() -> Iterator[tuple[str, str]]:
     for path in sorted((ROOT / "celery_integration").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                pieces = [
-                    str(piece.value) if isinstance(piece, ast.Constant) else "%s"
-                    for piece in node.values
-                ]
-                if pieces[0].startswith("geventpg: ") and " " in pieces[0][10:] + pieces[-1]:
-                    yield f"{path.relative_to(ROOT)}:{node.lineno}", "".join(pieces)[10:]
+                text = _text_of(node)
+                if text.startswith("geventpg: ") and text != "geventpg: %s":
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", text.removeprefix("geventpg: ")
+
+
+def texts_of_errors() -> Iterator[tuple[str, str]]:
+    """Yield the place and text of each typed error that is made with a text of ours."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and node.args and _name_of(node) in _TYPED:
+                    text = _text_of(node.args[0])
+                    if " " in _PLACEHOLDER.sub("", text).strip():
+                        yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+
+
+def _name_of(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def _text_of(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_text_of, node.values))
+    if isinstance(node, ast.BinOp):
+        return _text_of(node.left)
+    return str(node.value) if isinstance(node, ast.Constant) else "%s"
 
 
 def errors() -> list[str]:
@@ -80,6 +101,11 @@ def test_every_line_of_a_worker_that_starts_is_on_the_page_about_workers(place, 
     assert is_on(WORKERS, re.split("[,;]", message)[0]), f"{message!r} of {place}"
 
 
+@pytest.mark.parametrize(("place", "text"), [pytest.param(*t, id=t[0]) for t in texts_of_errors()])
+def test_the_text_of_every_typed_error_is_on_the_page(place, text):
+    assert is_on(PAGE, re.split("[;:(]", text)[0].strip()), f"{text!r} of {place}"
+
+
 @pytest.mark.parametrize("name", errors())
 def test_every_error_has_a_heading(name):
     headings = "".join(re.findall(r"^### .*$", text_of(PAGE), re.MULTILINE))
@@ -91,3 +117,4 @@ def test_the_warnings_are_found_at_all():
     assert "error connecting in %r: %s" in found
     assert len(found) >= 20
     assert len(list(lines_of_the_worker())) >= 5
+    assert len(list(texts_of_errors())) >= 30
