@@ -14,7 +14,7 @@ copyright = "geventpg contributors"  # noqa: A001  # Sphinx's name
 version = release = geventpg.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "repository"]
-exclude_patterns = ["_ext", "diagrams"]
+exclude_patterns = ["_ext"]
 
 # The anchors of headings are GitHub's, so that a link works on both.
 myst_heading_anchors = 4

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from psycopg import sql
@@ -41,6 +43,13 @@ def database(pg, admin, application_name) -> Iterator[str]:
     name = f"docs_{os.getpid()}"
     yield make_conninfo(pg.create_database(name), application_name=application_name)
     admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return an empty directory whose name is short enough for the sockets in it."""
+    with TemporaryDirectory(prefix="docs-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -82,11 +91,13 @@ def test_the_other_blocks_of_a_page_run_one_after_the_other(page, database):
 
 @pytest.mark.hang_limit(180)
 @pytest.mark.parametrize("page", WALKS, ids=name_of)
-def test_the_commands_of_a_page_do_what_it_shows(page, database, tmp_path):
-    with Terminal(tmp_path, GEVENTPG_CONNINFO=database) as terminal:
+def test_the_commands_of_a_page_do_what_it_shows(page, database, directory):
+    if "redis-server" in text_of(page) and shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    with Terminal(directory, GEVENTPG_CONNINFO=database) as terminal:
         for block in blocks_of(page):
             if block.file:
-                (tmp_path / block.file).write_text(block.source)
+                (directory / block.file).write_text(block.source)
             elif block.language == "sh" and block.mark == "background":
                 terminal.leave_running(block)
             elif block.language == "sh":
