@@ -15,7 +15,7 @@ COMPLIANCE_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cases test soak django-tests compliance check format bench clean
+.PHONY: help demo cases test soak django-tests compliance check docs format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-docs ## build the documentation into build/docs; warnings are errors
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/docs
+	@echo "The site: build/docs/index.html"
 
 format: $(VENV)/.installed-dev ## sort imports and format the code
 	$(VENV)/bin/ruff check --fix-only .

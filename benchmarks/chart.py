@@ -1,4 +1,4 @@
-"""The README's chart: queries per second as bars with their spread, CPU per query as a line."""
+"""The chart of queries per second: bars with their spread, and CPU per query as a line."""
 
 from __future__ import annotations
 

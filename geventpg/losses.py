@@ -69,7 +69,8 @@ def commit_unknown(conn: BindableConnection[Any], error: psycopg.Error) -> Commi
     conn._commit_in_doubt = True
     note_outcome(error, rolled_back=False)
     return CommitUnknown(
-        f"the connection was lost while COMMIT was under way; it is committed or not: {error}"
+        "the connection was lost while COMMIT was under way; the transaction is committed or not:"
+        f" {error}"
     )
 
 

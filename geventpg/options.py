@@ -253,8 +253,9 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         parse = readable.get(name)
         if parse is None:
+            known = [*readable, "conninfo"]
             raise OptionError(
-                f"unknown environment variable {variable}{_suggest(name, list(readable))}"
+                f"unknown environment variable {variable}{_suggest(name, known, _variable)}"
             )
         with suppress(ValueError):
             options[name] = parse(text)
@@ -284,9 +285,16 @@ def _type(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _suggest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(names))})"
+def _variable(name: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{name.upper()}"
+
+
+def _suggest(name: str, names: Iterable[str], spell: Callable[[str], str] = str) -> str:
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f" (did you mean {spell(close[0])!r}?)"
+    return f" (known: {', '.join(map(spell, known))})"
 
 
 def _safe_conninfo_error(conninfo: str, text: str) -> str:

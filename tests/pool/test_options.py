@@ -199,7 +199,7 @@ def test_a_bad_variable_is_an_error_that_names_it(variable, text):
 
 
 def test_an_unknown_variable_gets_a_suggestion():
-    with pytest.raises(OptionError, match="max_size"):
+    with pytest.raises(OptionError, match=r"did you mean .GEVENTPG_MAX_SIZE"):
         from_environment({"GEVENTPG_MAX_SISE": "5"})
 
 

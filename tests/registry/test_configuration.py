@@ -94,7 +94,7 @@ def test_the_environment_configures_the_default_pool(dsn, application_name, patc
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("GEVENTPG_MAX_SIEZ", "3", r"GEVENTPG_MAX_SIEZ.*did you mean 'max_size'"),
+        ("GEVENTPG_MAX_SIEZ", "3", r"GEVENTPG_MAX_SIEZ.*did you mean 'GEVENTPG_MAX_SIZE'"),
         ("GEVENTPG_MAX_SIZE", "many", r"GEVENTPG_MAX_SIZE.*an integer"),
         ("GEVENTPG_USE_LIFO", "perhaps", r"GEVENTPG_USE_LIFO.*true or false"),
         ("GEVENTPG_MIN_SIZE", "-1", r"min_size cannot be negative, not -1"),

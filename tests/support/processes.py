@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+from contextlib import suppress
+from typing import Any
 
 
 def exists(pid: int) -> bool:
@@ -12,3 +16,10 @@ def exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started in a session of its own, with all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,70 +1,20 @@
-"""The documentation is right: its code runs, its tables, names, links and commands are so.
-
-A ```python block after the line ``<!-- run -->`` is run as it is, with a server's connection string
-in GEVENTPG_CONNINFO. If a ```text block follows, that is what it prints.
-"""
+"""The documentation is right: its tables, names, links and commands are so."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 import geventpg
 from geventpg.options import GEVENTPG_ONLY, OPTIONS
-from tests.support.pgbouncer import needs_pgbouncer
-from tests.support.script import ROOT, run_script
+from tests.docs.pages import GUIDES, PAGES, README, text_of
+from tests.support.script import ROOT
 
-README = ROOT / "README.md"
-GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [
-    *GUIDES,
-    *sorted(ROOT.glob("C*.md")),
-    ROOT / "SECURITY.md",
-    ROOT / "examples" / "README.md",
-    ROOT / "benchmarks" / "README.md",
-]
-BLOCK = re.compile(
-    r"(?P<run><!-- run -->\n)?^```python\n(?P<source>.*?)^```$"
-    r"(?:\n\n^```text\n(?P<output>.*?)^```$)?",
-    re.MULTILINE | re.DOTALL,
-)
+OPTIONS_PAGE = ROOT / "docs" / "options.md"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    line: int
-    source: str
-    runs: bool
-    output: str | None
-
-    def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
-
-
-@cache
-def text_of(page: Path) -> str:
-    return page.read_text()
-
-
-def blocks() -> list[Block]:
-    return [
-        Block(
-            page,
-            text_of(page)[: match.start("source")].count("\n") + 1,
-            match["source"],
-            match["run"] is not None,
-            match["output"],
-        )
-        for page in GUIDES
-        for match in BLOCK.finditer(text_of(page))
-    ]
 
 
 def name_of(value: object) -> str:
@@ -96,35 +46,11 @@ def test_the_worker_in_the_readme_is_the_example():
     assert match[1] == (ROOT / "examples" / "minimal_worker.py").read_text()
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=name_of)
-def test_every_python_block_and_every_mark_is_recognised(page):
-    found = [block for block in blocks() if block.page == page]
-    assert len(found) == text_of(page).count("```python")
-    assert sum(block.runs for block in found) == text_of(page).count("<!-- run -->")
-    assert sum(block.output is not None for block in found) == text_of(page).count("```text")
-
-
-@pytest.mark.parametrize("block", blocks(), ids=str)
-def test_a_block_compiles(block):
-    compile(block.source, str(block), "exec")
-
-
-@pytest.mark.parametrize("block", [block for block in blocks() if block.runs], ids=str)
-def test_a_block_marked_so_runs_and_prints_what_is_shown(block, dsn):
-    if "celery" in block.source:
-        pytest.importorskip("celery")
-    if "PgBouncer" in block.source:
-        needs_pgbouncer()
-    done = run_script(block.source, GEVENTPG_CONNINFO=dsn)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert done.stdout == (block.output or "")
-
-
 # -- names ---------------------------------------------------------------------------------------
 
 
 def test_the_table_of_options_has_all_of_ours_with_their_defaults():
-    table = text_of(README).partition("\n## Options\n")[2].partition("\n## ")[0]
+    table = text_of(OPTIONS_PAGE).partition("\n## geventpg's own\n")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table.splitlines()
@@ -177,7 +103,9 @@ def test_relative_links_lead_somewhere(page):
 def test_commands_are_in_the_makefile(page):
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    code = re.findall(r"`[^`\n]+`|^```sh\n.*?^```$", text_of(page), re.MULTILINE | re.DOTALL)
+    code = re.findall(
+        r"`[^`\n]+`|^```(?:sh|console)\n.*?^```$", text_of(page), re.MULTILINE | re.DOTALL
+    )
     named = {name for piece in code for name in re.findall(r"\bmake ([a-z-]+)", piece)}
     assert named <= targets
     if page == README:
