@@ -1,0 +1,19 @@
+"""The commands together."""
+
+from __future__ import annotations
+
+import click
+
+from geventpg import __version__
+
+from .plan import plan
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="geventpg")
+def geventpg() -> None:
+    """PostgreSQL under gevent: look at it, plan it, measure it."""
+
+
+for command in (plan,):
+    geventpg.add_command(command)
