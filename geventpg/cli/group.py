@@ -6,6 +6,7 @@ import click
 
 from geventpg import __version__
 
+from .doctor import doctor
 from .plan import plan
 
 
@@ -15,5 +16,5 @@ def geventpg() -> None:
     """PostgreSQL under gevent: look at it, plan it, measure it."""
 
 
-for command in (plan,):
+for command in (doctor, plan):
     geventpg.add_command(command)
