@@ -16,6 +16,7 @@ from celery.app.trace import task_has_custom
 
 from geventpg import registry
 from geventpg.transactions_scope import unit_of_work
+from geventpg.work import doing
 
 from .retries import ATTRIBUTE, RetryPolicy
 from .time_limits import deadline_of
@@ -44,15 +45,16 @@ def _body_in_scope(body: Callable[..., Any], task: Any) -> Callable[..., Any]:
     def in_scope(*args: Any, **kwargs: Any) -> Any:
         # Looked up now: annotations give it to the task after it was wrapped.
         policy: RetryPolicy | None = getattr(task, ATTRIBUTE, None)
-        if policy is None or task.request.called_directly or _scope(task).joins:
-            with _scope(task):
-                return body(*args, **kwargs)
+        with doing(task.name, task.request.id):
+            if policy is None or task.request.called_directly or _scope(task).joins:
+                with _scope(task):
+                    return body(*args, **kwargs)
 
-        def unit() -> Any:
-            with unit_of_work(**_options(task)):
-                return body(*args, **kwargs)
+            def unit() -> Any:
+                with unit_of_work(**_options(task)):
+                    return body(*args, **kwargs)
 
-        return policy.run(task, unit)
+            return policy.run(task, unit)
 
     setattr(in_scope, _MARK, True)
     return in_scope
@@ -61,7 +63,7 @@ def _body_in_scope(body: Callable[..., Any], task: Any) -> Callable[..., Any]:
 def _call_in_scope(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
     def in_scope(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _scope(self):
+        with doing(self.name, self.request.id), _scope(self):
             return call(self, *args, **kwargs)
 
     setattr(in_scope, _MARK, True)

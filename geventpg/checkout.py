@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -18,19 +17,17 @@ IDLE = int(TransactionStatus.IDLE)
 class Checkout(Generic[CT]):
     """Hold a connection from ``__enter__`` to ``__exit__``; returning it twice is harmless."""
 
-    __slots__ = ("_conn", "_pool", "_since", "_timeout")
+    __slots__ = ("_conn", "_pool", "_timeout")
 
     def __init__(self, pool: Pool[CT], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._conn: Any = None
-        self._since = 0.0
 
     def __enter__(self) -> CT:
         conn: Any = self._pool.getconn(self._timeout)
         self._conn = conn
         conn._checkout = self
-        self._since = monotonic()
         return conn  # type: ignore[no-any-return]  # a cast is a call
 
     def __exit__(
@@ -48,4 +45,4 @@ class Checkout(Generic[CT]):
             if conn.pgconn.transaction_status != IDLE or conn._tpc or conn._num_transactions:
                 conn.__exit__(exc_type, exc, traceback)
         finally:
-            pool._usage_seconds += pool._give_back(conn) - self._since
+            pool.putconn(conn)

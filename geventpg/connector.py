@@ -240,7 +240,9 @@ class Connector:
         except BaseException:
             pool._stats[pool._CONNECTIONS_ERRORS] += 1
             raise
-        pool._stats[pool._CONNECTIONS_MS] += int(1000 * (monotonic() - started))
+        took = monotonic() - started
+        pool._stats[pool._CONNECTIONS_MS] += int(1000 * took)
+        pool._tally.connect.record(took)
         conn._begun_at = started
         conn.cancel_timeout = pool.cancel_timeout
         conn._warnings = pool._warnings
@@ -279,7 +281,7 @@ class Connector:
         conn._on_stale = _spare_others(weakref.ref(pool))
         conn._on_lost = _count_lost(weakref.ref(pool))
         if replaces is not None and replaces.state is SlotState.IDLE:
-            pool._evict(replaces, "it is replaced")
+            pool._evict(replaces, replaces.fate)
         pool._recycler.returned(slot)
         pool._watchdog.ring()
         logger.info("adding new connection to the pool")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .causes import Cause
+
 if TYPE_CHECKING:
     from .connection import Connection
     from .pool import Pool
@@ -17,6 +19,7 @@ def detach(pool: Pool[Any], conn: Connection[Any]) -> None:
     slot = pool._out[conn]
     pool._leaks.returned(slot)
     pool._bag.remove(slot)
+    pool._left(slot, Cause.DETACHED)
     conn._pool = conn._on_idle_readable = conn._on_read_only = conn._on_stale = None
     conn._checkout = None
     pool._update_fast_paths()

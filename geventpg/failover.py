@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import pq
 
+from .causes import Cause
+
 if TYPE_CHECKING:
     from .connection import Connection
     from .pool import Pool
@@ -58,7 +60,8 @@ class Failover:
         place, now = _place(conn), monotonic()
         for slot in list(pool._bag.out.values()):
             if _place(slot.conn) == place:
-                slot.drain()  # not kept like an old one while no other can be opened
+                # Not kept like an old one while no other can be opened.
+                slot.drain(Cause.READ_ONLY_SERVER)
         stale = [
             slot
             for slot in list(pool._bag.idle)
@@ -66,7 +69,7 @@ class Failover:
             if _place(slot.conn) == place and _is_read_only(slot.conn) is not False
         ]
         for slot in stale:
-            pool._evict(slot, "its server takes no more writes")
+            pool._evict(slot, Cause.READ_ONLY_SERVER)
         if now - self._warned_at >= PAUSE:  # the others hear of it a moment later
             self._warned_at = now
             logger.warning(
@@ -91,7 +94,7 @@ class Failover:
             pool._watchdog.suspect()  # the idle ones have not heard of it yet
         elif conn._begun_at < self._retired_at and (slot := pool._bag.out.get(conn)) is not None:
             # Idle or being opened then, and in use before anybody asked it.
-            slot.drain()
+            slot.drain(Cause.READ_ONLY_SERVER)
 
 
 def _is_read_only(conn: Connection[Any]) -> bool | None:

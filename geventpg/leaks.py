@@ -66,11 +66,11 @@ class LeakDetector:
                 lease.greenlet,
             )
 
-    def look(self, slot: Slot, now: float) -> None:
-        """Report *slot* if it is held for too long and was not reported yet."""
+    def look(self, slot: Slot, now: float) -> bool:
+        """Report *slot* if it is held for too long and was not reported yet; tell whether."""
         lease = slot.lease
         if lease is None or lease.reported or now - lease.since < self._threshold:
-            return
+            return False
         lease.reported = True
         logger.warning(
             "pool %r: connection %s is held for %.3f s (leak_threshold %g s) by %s;"
@@ -82,6 +82,7 @@ class LeakDetector:
             lease.greenlet,
             "".join(lease.stack.format()).rstrip(),
         )
+        return True
 
     def next_due(self, slot: Slot) -> float | None:
         """Tell when *slot* is to be looked at next."""
@@ -101,8 +102,9 @@ class NoLeakDetector:
     def returned(self, slot: Slot) -> None:
         """Do nothing."""
 
-    def look(self, slot: Slot, now: float) -> None:
+    def look(self, _slot: Slot, _now: float) -> bool:
         """Do nothing."""
+        return False
 
     def next_due(self, _slot: Slot) -> float | None:
         """Never."""

@@ -133,6 +133,7 @@ _OPTIONS: tuple[Option, ...] = (
     Option("prepare", _prepare, str),
     Option("statement_connections", _integer(minimum=1), int),
     Option("use_lifo", _boolean, _parse_bool),
+    Option("timings", _boolean, _parse_bool),
 )
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in _OPTIONS}
@@ -146,6 +147,7 @@ GEVENTPG_ONLY = frozenset(
         "prepare",
         "statement_connections",
         "use_lifo",
+        "timings",
     }
 )
 """Options that stock psycopg_pool does not have."""

@@ -11,8 +11,10 @@ import logging
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 import gevent
+from gevent import getcurrent
 from psycopg.abc import QueryNoTemplate
 from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
@@ -21,6 +23,7 @@ from psycopg_pool.base import AttemptWithBackoff
 from . import cutoff
 from .batch import Batch, StatementResult
 from .batch_sending import send_on
+from .causes import Cause
 from .checkout import Checkout
 from .errors import PoolTimeout, TooManyRequests
 from .hub import get_ident
@@ -99,6 +102,7 @@ class Pool(PoolLife[CT]):
             slot = self._idle.pop()
             conn: Any = slot.conn
             slot.state = _IN_USE
+            slot.since, slot.taker = monotonic(), ref(getcurrent())
             self._out[conn] = slot
             conn._pool = self
             self._requests += 1
@@ -141,6 +145,8 @@ class Pool(PoolLife[CT]):
         bag = self._bag
         if timeout <= 0 or (not self._plain_checkout and deadline <= monotonic()):
             self._stats[self._REQUESTS_ERRORS] += 1
+            self._tally.at_once_errors += 1
+            self._tally.timed_out += 1
             raise self._timed_out(timeout)
         if not bag.idle and self._reclaim is not None and self._reclaim():
             self._watchdog.look_after_raw_greenlets()
@@ -148,26 +154,32 @@ class Pool(PoolLife[CT]):
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))
             slot.move(_IN_USE)
+            slot.since, slot.taker = monotonic(), ref(getcurrent())
             bag.out[slot.conn] = slot
             slot.conn._pool = self
             return slot
         if self.max_waiting and len(self._waiting) >= self.max_waiting:
             self._stats[self._REQUESTS_ERRORS] += 1
+            self._tally.at_once_errors += 1
+            self._tally.shed += 1
             raise TooManyRequests(
                 f"the pool {self.name!r} has already {len(self._waiting)} requests waiting"
                 f" (max_waiting={self.max_waiting}; {self._counts()})"
             )
-        waiter = self._waiting.join(deadline)
+        started = monotonic()
+        waiter = self._waiting.join(deadline, started)
         self._queued += 1
         if bag.size < self._max_size:
             self._connector.hurry()
             self._connector.plan()
-        started = monotonic()
         try:
             # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
-            return waiter.wait()  # type: ignore[no-any-return]
+            handed: Slot = waiter.wait()
+            handed.taker = ref(getcurrent())
+            return handed
         except BaseException as error:
             self._stats[self._REQUESTS_ERRORS] += 1
+            self._tally.wait_failed(error)
             if waiter.value is not None:
                 self._recycler.recycle(waiter.value)  # handed over just before we were killed
             else:
@@ -176,12 +188,14 @@ class Pool(PoolLife[CT]):
                 raise self._timed_out(timeout) from self._connector.last_error
             raise
         finally:
-            self._wait_seconds += monotonic() - started
+            waited = monotonic() - started
+            self._wait_seconds += waited
+            self._tally.wait.record(waited)
 
     def _validate(self, slot: Slot, deadline: float) -> bool:
         """Run the user's ``check`` within the acquire's deadline; ``False``: try another."""
         assert self._check is not None
-        conn = slot.conn
+        conn, started = slot.conn, monotonic()
         try:
             with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late:
                 self._check(cast(CT, conn))
@@ -190,7 +204,7 @@ class Pool(PoolLife[CT]):
             if conn.closed:
                 self._stats[self._CONNECTIONS_LOST] += 1
                 logger.info("connection failed check: %s", error)
-                self._evict(slot, "it failed its check")
+                self._evict(slot, Cause.CHECK_FAILED)
                 self._watchdog.suspect()
             else:
                 logger.info("connection failed check: %s", error)
@@ -199,6 +213,8 @@ class Pool(PoolLife[CT]):
             if isinstance(error, Exception) or error is late:
                 return False
             raise
+        finally:
+            self._tally.validate.record(monotonic() - started)
         return True
 
     # -- return ---------------------------------------------------------------------------
@@ -209,16 +225,17 @@ class Pool(PoolLife[CT]):
         An open transaction is rolled back, and logged, by a greenlet of the pool. Raise
         ``ValueError`` for a connection of another pool or one returned before.
         """
-        self._give_back(conn)
-
-    def _give_back(self, conn: CT) -> float:
-        """Do `putconn`; return the time, which the caller may want too."""
         now = monotonic()
         slot = self._out.get(conn)
         if slot is None or slot.state is not _IN_USE:
             if slot is None and not any(idle.conn is conn for idle in self._idle):
                 self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
+        held = now - slot.since
+        self._usage_seconds += held
+        if self._hold is not None:
+            self._hold.record(held)
+        slot.since, slot.taker = now, None
         if (
             self._plain_return
             and conn.pgconn.transaction_status == IDLE
@@ -238,14 +255,12 @@ class Pool(PoolLife[CT]):
             slot.conn._checkout = None
             self._leaks.returned(slot)
             self._recycler.recycle(slot)
-        return now
 
-    def _evict(self, slot: Slot, why: str) -> None:
+    def _evict(self, slot: Slot, cause: Cause) -> None:
         """Drop a connection, closing it if need be, and see whether another is wanted."""
-        self._bag.remove(slot)
-        self._close_connection(slot.conn)
+        self._drop(slot, cause)
         self._connector.plan()
-        logger.debug("pool %r dropped %s: %s", self.name, slot.conn, why)
+        logger.debug("pool %r dropped %s: %s", self.name, slot.conn, cause.text)
 
     # -- batches --------------------------------------------------------------------------
 
@@ -286,7 +301,7 @@ class Pool(PoolLife[CT]):
         self._min_size, self._max_size = min_size, max_size
         self._update_fast_paths()
         while self._bag.idle and self._bag.size > max_size:
-            self._evict(self._bag.idle[0], "the pool shrinks")
+            self._evict(self._bag.idle[0], Cause.SHRUNK)
         self._connector.plan()
 
     def drain(self) -> None:
@@ -295,9 +310,9 @@ class Pool(PoolLife[CT]):
         Does not block. For changes that only new connections see, such as new adapters.
         """
         for slot in self._bag:
-            slot.drain()
+            slot.drain(Cause.DRAINED)
             if slot.state is _IDLE:
-                self._evict(slot, "the pool is drained")
+                self._evict(slot, Cause.DRAINED)
 
     def check(self) -> None:
         """Verify all idle connections with a round trip, at the same time; replace bad ones.
@@ -312,7 +327,7 @@ class Pool(PoolLife[CT]):
         for slot in list(self._bag.idle):
             if slot.expires_at <= now:
                 logger.info("discarding expired connection %s", slot.conn)
-                self._evict(slot, "it is expired")
+                self._evict(slot, slot.fate)
         self._watchdog.verify(list(self._bag.idle), level=logging.WARNING)
 
     def prepare(self, query: QueryNoTemplate) -> Statement:

@@ -12,10 +12,11 @@ import psycopg
 from psycopg_pool.abc import CT
 
 from . import hub
+from .causes import Cause
 from .errors import PoolClosed, PoolTimeout
 from .lifecycle import open_pools
 from .pool_state import PoolState
-from .slots import SlotState
+from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,8 +100,7 @@ class PoolLife(PoolState[CT]):
         self._filling.fail_all(lambda: PoolClosed(closed))
         for slot in self._bag:
             if slot.state is _IDLE:
-                self._bag.remove(slot)
-                self._close_connection(slot.conn)
+                self._drop(slot, Cause.POOL_CLOSED)
         self._watchdog.stop()
         leaving = self._connector.stop() + self._recycler.stop()
         current = gevent.getcurrent()
@@ -109,8 +109,7 @@ class PoolLife(PoolState[CT]):
             gevent.joinall([g for g in leaving if g is not current], timeout=timeout)
         for slot in self._bag:
             if slot.state is not _IN_USE:
-                self._bag.remove(slot)
-                self._close_connection(slot.conn)
+                self._drop(slot, Cause.POOL_CLOSED)
 
     def __enter__(self) -> Self:
         self._open_implicit = False
@@ -136,7 +135,8 @@ class PoolLife(PoolState[CT]):
         if len(self._bag.idle) >= self._min_size:
             return
         logger.info("waiting for pool %r initialization", self.name)
-        waiter = self._filling.join(monotonic() + timeout)
+        now = monotonic()
+        waiter = self._filling.join(now + timeout, now)
         self._update_fast_paths()
         self._connector.hurry()
         self._connector.plan()
@@ -160,6 +160,16 @@ class PoolLife(PoolState[CT]):
             while self._filling.hand(True):
                 pass
             self._update_fast_paths()
+
+    def _drop(self, slot: Slot, cause: Cause) -> None:
+        """Take a connection out of the pool and close it. Does not switch."""
+        self._bag.remove(slot)
+        self._close_connection(slot.conn)
+        self._left(slot, cause)
+
+    def _left(self, _slot: Slot, cause: Cause) -> None:
+        """Count a connection that left the pool."""
+        self._tally.left[cause] += 1
 
     def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
         conn._pool = None

@@ -13,7 +13,7 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
 from psycopg_pool.base import BasePool
 
-from . import hub
+from . import hub, introspection
 from .adoption import cooperative
 from .connection import Connection
 from .connector import Connector
@@ -26,6 +26,8 @@ from .options import check_conninfo, check_options
 from .pooler import Warnings
 from .recycler import Recycler
 from .slots import Bag
+from .stats import Holder, PoolStats, Waiter
+from .tally import Tally
 from .waiters import WaitQueue
 from .watchdog import Watchdog
 
@@ -73,6 +75,7 @@ class PoolState(ConnectionPool[CT]):
         prepare: str = "auto",
         statement_connections: int = 1,
         use_lifo: bool = True,
+        timings: bool = False,
     ) -> None:
         options = {k: v for k, v in locals().items() if k not in ("self", "conninfo", "__class__")}
         self._closed = True  # for __del__, should the next lines raise
@@ -102,6 +105,7 @@ class PoolState(ConnectionPool[CT]):
         self.prepare_mode = prepare
         self.statement_connections = statement_connections
         self.use_lifo = use_lifo
+        self.timings = timings
         self._configure = configure
         self._check = check
         self._reset = reset
@@ -117,6 +121,10 @@ class PoolState(ConnectionPool[CT]):
         self._queued = 0
         self._wait_seconds = 0.0
         self._usage_seconds = 0.0
+        self._popped: dict[str, int] = {}
+        """The counters as `pop_stats` last saw them."""
+        self._tally = Tally(timings=timings)
+        self._hold = self._tally.hold
         self._start_afresh()
         if open is None:
             open = self._open_implicit = True
@@ -180,18 +188,48 @@ class PoolState(ConnectionPool[CT]):
 
         Two keys are ours. ``statements_healed``: prepared statements that were gone and were
         executed all the same; ``statements_lost``: those that took their transaction along.
+        `stats` tells more.
         """
-        return self._snapshot()
+        return self._since_popped(self._counters())
 
     def pop_stats(self) -> dict[str, int]:
-        """Like `get_stats`, and set the counters to zero."""
-        stats = self._snapshot()
-        self._stats.clear()
-        self._requests = self._queued = 0
-        self._wait_seconds = self._usage_seconds = 0.0
+        """Like `get_stats`, and set the counters to zero; those of `stats` run on."""
+        counters = self._counters()
+        stats = self._since_popped(counters)
+        self._popped = counters
         return stats
 
-    def _snapshot(self) -> dict[str, int]:
+    def stats(self) -> PoolStats:
+        """Return sizes, counters and histograms of this instant. Does not block or switch.
+
+        The histograms of holding and of statements need the option ``timings``. To be called
+        in the pool's thread, or from any if rough figures will do.
+        """
+        return introspection.stats(cast("Pool[CT]", self))
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Return who has a connection now, the longest first, and what each executes.
+
+        Does not block or switch; to be called in the pool's thread. Finding it out costs
+        some microseconds for each, and nothing while nobody asks.
+        """
+        return introspection.holders(cast("Pool[CT]", self))
+
+    def waiters(self) -> tuple[Waiter, ...]:
+        """Return who waits for a connection now, the first in line first.
+
+        Does not block or switch; to be called in the pool's thread.
+        """
+        return introspection.waiters(cast("Pool[CT]", self))
+
+    def _since_popped(self, counters: dict[str, int]) -> dict[str, int]:
+        popped = self._popped
+        return {
+            **{key: value - popped.get(key, 0) for key, value in counters.items()},
+            **self._get_measures(),
+        }
+
+    def _counters(self) -> dict[str, int]:
         counters = dict.fromkeys(
             (
                 self._REQUESTS_ERRORS,
@@ -212,7 +250,6 @@ class PoolState(ConnectionPool[CT]):
             self._REQUESTS_QUEUED: self._queued,
             self._REQUESTS_WAIT_MS: int(1000 * self._wait_seconds),
             self._USAGE_MS: int(1000 * self._usage_seconds),
-            **self._get_measures(),
         }
 
     def _get_measures(self) -> dict[str, int]:

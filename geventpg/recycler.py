@@ -16,6 +16,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from . import hub
+from .causes import Cause
 from .healing import cancel_in_background, heal
 from .slots import Slot, SlotState
 
@@ -67,23 +68,24 @@ class Recycler:
         status = conn.pgconn.transaction_status
         now = monotonic()
         if pool.closed:
-            pool._evict(slot, "the pool is closed")
+            pool._evict(slot, Cause.POOL_CLOSED)
         elif status == UNKNOWN:
             pool._stats[pool._RETURNS_BAD] += 1
             logger.warning("discarding closed connection: %s", conn)
-            if conn.broken:
+            broken = conn.broken
+            if broken:
                 pool._watchdog.suspect()
-            pool._evict(slot, "it is closed")
+            pool._evict(slot, Cause.BROKEN if broken else Cause.CLOSED_BY_USER)
         elif status != IDLE or conn._pipeline is not None:
             # Its waiter was killed, or its cleaning was: not to be trusted.
-            pool._evict(slot, "it is not clean")
-        elif self._is_spent(slot, now) or pool._bag.size > pool.max_size:
+            pool._evict(slot, Cause.UNCLEAN)
+        elif (spent := self._is_spent(slot, now)) or pool._bag.size > pool.max_size:
             logger.info("discarding expired connection")
-            pool._evict(slot, "it is expired")
+            pool._evict(slot, slot.fate if spent else Cause.SHRUNK)
         elif conn._watch.paused and not conn.check_idle():
             pool._stats[pool._CONNECTIONS_LOST] += 1
             logger.info("not serving connection found broken")
-            pool._evict(slot, "the server closed it")
+            pool._evict(slot, Cause.CLOSED_BY_SERVER)
             pool._watchdog.suspect()
         else:
             slot.idle_since = now if idle_since is None else idle_since
@@ -101,6 +103,7 @@ class Recycler:
             # In use from this moment, even before the waiter runs.
             slot.conn._pool = pool
             slot.state = SlotState.IN_USE
+            slot.since, slot.taker = monotonic(), None
             if pool._waiting.hand(slot):
                 return
         slot.conn._pool = None
@@ -116,7 +119,7 @@ class Recycler:
         if slot.state is SlotState.RETURNING and slot.keeper is greenlet:
             # Killed, perhaps before it ran: nobody knows what state the connection is in.
             # (By the time this is called it may be returned once more, to another one.)
-            self._pool._evict(slot, "its cleaning was interrupted")
+            self._pool._evict(slot, Cause.UNCLEAN)
 
     def _clean(self, slot: Slot) -> None:
         conn = slot.conn

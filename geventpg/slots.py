@@ -11,9 +11,12 @@ where *out* are the slots in use, being returned, or reserved for maintenance.
 from __future__ import annotations
 
 import enum
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from .causes import Cause
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -45,11 +48,14 @@ class Slot:
         "__weakref__",
         "conn",
         "expires_at",
+        "fate",
         "idle_since",
         "keeper",
         "lease",
         "probed_at",
+        "since",
         "state",
+        "taker",
     )
 
     def __init__(self, conn: Connection[Any], now: float, expires_at: float) -> None:
@@ -63,6 +69,12 @@ class Slot:
         """The pool's own greenlet that works on it while it is returned or checked."""
         self.lease: Any = None
         """What the leak detector keeps about the current checkout."""
+        self.since = now
+        """When it was last checked out."""
+        self.taker: weakref.ref[Any] | None = None
+        """The greenlet that checked it out. Weak: nothing here may keep it from ending."""
+        self.fate = Cause.EXPIRED
+        """Why it is to be replaced once `expires_at` has passed."""
 
     def move(self, state: SlotState) -> None:
         """Change the state; raise ``AssertionError`` for a change that cannot be."""
@@ -75,9 +87,9 @@ class Slot:
         """Tell whether it is to be replaced whatever its age."""
         return self.expires_at == 0.0
 
-    def drain(self) -> None:
+    def drain(self, cause: Cause) -> None:
         """Have it replaced as soon as it is idle. Does not touch the connection."""
-        self.expires_at = 0.0
+        self.expires_at, self.fate = 0.0, cause
 
     def forget(self) -> None:
         """End it in a forked child, together with the copy of whoever works on it."""

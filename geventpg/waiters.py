@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -22,11 +22,12 @@ _COALESCE = 0.005
 class Waiter(hub.Parked):
     """A greenlet waiting for a slot until its deadline."""
 
-    __slots__ = ("deadline",)
+    __slots__ = ("deadline", "since")
 
-    def __init__(self, deadline: float, owner: Any) -> None:
+    def __init__(self, deadline: float, owner: Any, since: float) -> None:
         super().__init__(owner)
         self.deadline = deadline
+        self.since = since
 
 
 class WaitQueue:
@@ -54,9 +55,12 @@ class WaitQueue:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def join(self, deadline: float) -> Waiter:
-        """Queue up the current greenlet. Does not switch."""
-        waiter = Waiter(deadline, self._hub)
+    def __iter__(self) -> Iterator[Waiter]:
+        yield from list(self._queue)
+
+    def join(self, deadline: float, since: float) -> Waiter:
+        """Queue up the current greenlet, which waits from *since*. Does not switch."""
+        waiter = Waiter(deadline, self._hub, since)
         if not self._queue:
             self._in_order = True
             self._timer.keep_alive(True)

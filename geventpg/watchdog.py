@@ -22,6 +22,7 @@ import gevent
 import psycopg
 
 from . import hub
+from .causes import Cause
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Watchdog:
                 # Held by somebody who is busy elsewhere; it is looked at when returned.
                 conn._watch.pause()
             elif not conn.check_idle():
-                pool._watchdog._found_dead(pool, slot, "the server closed it")
+                pool._watchdog._found_dead(pool, slot, Cause.CLOSED_BY_SERVER)
 
         return on_readable
 
@@ -161,7 +162,7 @@ class Watchdog:
             if needed and pool._connector.replace(slot):
                 slot.expires_at = now + 1.0  # closed when its replacement is there
             else:
-                pool._evict(slot, "it is expired")
+                pool._evict(slot, slot.fate)
                 logger.info("discarding expired connection")
 
     def _shrink_due(self, pool: Pool[Any]) -> float:
@@ -188,7 +189,7 @@ class Watchdog:
                 pool._nconns_min -= 1
 
     def _shrink_by_one(self, pool: Pool[Any]) -> None:
-        pool._evict(pool._bag.idle[0], "it was not needed")
+        pool._evict(pool._bag.idle[0], Cause.UNUSED)
         logger.info(
             "shrinking pool %r to %s: unused for %s sec", pool.name, pool._bag.size, pool.max_idle
         )
@@ -201,8 +202,8 @@ class Watchdog:
     def _leaks(self, pool: Pool[Any]) -> None:
         now = monotonic()
         for slot in list(pool._bag.out.values()):
-            if slot.state is SlotState.IN_USE:
-                pool._leaks.look(slot, now)
+            if slot.state is SlotState.IN_USE and pool._leaks.look(slot, now):
+                pool._tally.leaked += 1
 
     # -- probing --------------------------------------------------------------------------
 
@@ -224,10 +225,14 @@ class Watchdog:
         return greenlets
 
     def _probe(self, pool: Pool[Any], slot: Slot, level: int) -> None:
+        started = monotonic()
         try:
-            slot.conn.probe(pool.probe_timeout)
+            try:
+                slot.conn.probe(pool.probe_timeout)
+            finally:
+                pool._tally.validate.record(monotonic() - started)
         except psycopg.Error as error:
-            self._found_dead(pool, slot, "it did not answer a probe")
+            self._found_dead(pool, slot, Cause.PROBE_FAILED)
             logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
         else:
             slot.probed_at = monotonic()
@@ -240,14 +245,14 @@ class Watchdog:
         # reserved. (By the time this is called somebody else may have reserved it.)
         pool = self._pool()
         if pool is not None and slot.state is SlotState.CHECKING and slot.keeper is ended:
-            pool._evict(slot, "its probe was interrupted")
+            pool._evict(slot, Cause.UNCLEAN)
 
-    def _found_dead(self, pool: Pool[Any], slot: Slot, why: str) -> None:
+    def _found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
         # Record first: a log handler may raise, or switch.
         pool._stats[pool._CONNECTIONS_LOST] += 1
-        pool._evict(slot, why)
+        pool._evict(slot, cause)
         self.suspect()
-        logger.info("pool %r: evicted idle connection %s: %s", pool.name, slot.conn, why)
+        logger.info("pool %r: evicted idle connection %s: %s", pool.name, slot.conn, cause.text)
 
 
 def _proven_at(slot: Slot) -> float:

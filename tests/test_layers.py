@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
-    ("values", ["errors", "options", "discretion"]),
+    ("values", ["errors", "options", "discretion", "causes", "stats"]),
     ("hub", ["hub", "hub.*"]),
     (
         "connection",
@@ -43,7 +43,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
-            "detaching",
+            *("detaching", "introspection", "tally", "work"),
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),

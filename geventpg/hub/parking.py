@@ -38,6 +38,11 @@ class Parked:
         if self._greenlet is self._hub:
             raise WrongHub("cannot wait inside a callback of the gevent hub itself")
 
+    @property
+    def greenlet(self) -> greenlet | None:
+        """Who waits, or is about to; ``None`` when that is over."""
+        return self._greenlet
+
     def wait(self) -> Any:
         """Wait until handed something and return it; raise what `fail` was given."""
         switch = self._hub.switch

@@ -219,6 +219,11 @@ class Watch:
         return self._parked is not None
 
     @property
+    def waiter(self) -> greenlet | None:
+        """The greenlet that waits on the socket."""
+        return self._parked
+
+    @property
     def is_home(self) -> bool:
         """Tell whether this thread is the one of the hub, or that one is gone."""
         return get_hub_if_exists() is self._hub or not self._hub.loop

@@ -50,6 +50,7 @@ def test_arguments_of_its_own_are_keywords_with_the_documented_defaults():
         "prepare": "auto",
         "statement_connections": 1,
         "use_lifo": True,
+        "timings": False,
     }
     assert {parameters[name].kind for name in own} == {inspect.Parameter.KEYWORD_ONLY}
 

@@ -20,7 +20,7 @@ SECONDS = [
 ]
 COUNTS = ["min_size", "max_size", "max_waiting", "num_workers", "statement_connections"]
 CALLBACKS = ["configure", "check", "reset", "reconnect_failed"]
-FLAGS = ["close_returns", "use_lifo"]
+FLAGS = ["close_returns", "use_lifo", "timings"]
 
 WRONG = [
     *[(name, value) for name in SECONDS for value in ("5", None, True, -1, float("nan"), [1])],

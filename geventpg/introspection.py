@@ -1,0 +1,162 @@
+"""Who holds a pool's connections, who waits, and what the statements are.
+
+Everything is found out when somebody asks: a checkout only notes the time and the greenlet.
+The statement is read from the frames of the greenlet that waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from gevent import Greenlet
+from psycopg import pq, sql
+from psycopg._cursor_base import BaseCursor
+
+from .causes import EVICTIONS, RETIREMENTS
+from .slots import Slot, SlotState
+from .stats import Holder, PoolStats, Waiter
+from .work import work_of
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+ACTIVE = pq.TransactionStatus.ACTIVE
+
+_COMMANDS = {"commit": "COMMIT", "rollback": "ROLLBACK"}
+
+
+def stats(pool: Pool[Any]) -> PoolStats:
+    """Return what *pool* counted and measured, and its sizes now."""
+    bag, tally = pool._bag, pool._tally
+    at_once = pool._requests - pool._queued - tally.at_once_errors
+    counters = pool._stats
+    return PoolStats(
+        name=pool.name,
+        min_size=pool.min_size,
+        max_size=pool.max_size,
+        size=bag.size,
+        idle=len(bag.idle),
+        in_use=bag.in_use,
+        returning=bag.returning,
+        connecting=bag.connecting,
+        waiting=len(pool._waiting),
+        requests=pool._requests,
+        queued=pool._queued,
+        timed_out=tally.timed_out,
+        shed=tally.shed,
+        rejected=tally.rejected,
+        interrupted=tally.interrupted,
+        created=sum(tally.connect.counts),
+        connect_errors=counters[pool._CONNECTIONS_ERRORS],
+        evicted=MappingProxyType({c.value: tally.left[c] for c in EVICTIONS}),
+        retired=MappingProxyType({c.value: tally.left[c] for c in RETIREMENTS}),
+        healed=counters[pool._STATEMENTS_HEALED],
+        lost=counters[pool._STATEMENTS_LOST],
+        cancelled=tally.cancelled,
+        leaked=tally.leaked,
+        wait=tally.wait.snapshot(at_once=max(at_once, 0)),
+        connect=tally.connect.snapshot(),
+        validate=tally.validate.snapshot(),
+        hold=None if tally.hold is None else tally.hold.snapshot(),
+        statement=None if tally.statement is None else tally.statement.snapshot(),
+    )
+
+
+def holders(pool: Pool[Any]) -> tuple[Holder, ...]:
+    """Return who has a connection of *pool*, the longest first."""
+    now, clock = time.monotonic(), time.time()
+    taken = [slot for slot in pool._bag.out.values() if slot.state is SlotState.IN_USE]
+    return tuple(_holder(slot, now, clock) for slot in sorted(taken, key=lambda s: s.since))
+
+
+def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:
+    """Return who waits for a connection of *pool*, the first in line first."""
+    now, clock = time.monotonic(), time.time()
+    found = []
+    for waiter in pool._waiting:
+        greenlet = waiter.greenlet
+        seconds = now - waiter.since
+        task, task_id = work_of(greenlet)
+        found.append(
+            Waiter(
+                since=clock - seconds,
+                seconds=seconds,
+                remaining=max(waiter.deadline - now, 0.0),
+                greenlet=name_of(greenlet),
+                task=task,
+                task_id=task_id,
+            )
+        )
+    return tuple(found)
+
+
+def _holder(slot: Slot, now: float, clock: float) -> Holder:
+    # Handed over a moment ago, it has nobody yet who knows of it.
+    greenlet = slot.taker and slot.taker()
+    task, task_id = work_of(greenlet)
+    conn = slot.conn
+    seconds = max(now - slot.since, 0.0)
+    return Holder(
+        pid=conn.pgconn.backend_pid if conn.pgconn.status == pq.ConnStatus.OK else 0,
+        since=clock - seconds,
+        seconds=seconds,
+        greenlet=name_of(greenlet),
+        task=task,
+        task_id=task_id,
+        statement=running_statement(conn._watch.waiter),
+        transaction=pq.TransactionStatus(conn.pgconn.transaction_status).name,
+    )
+
+
+def name_of(greenlet: Any) -> str:
+    """Return what to call *greenlet*: without its arguments, which may be secret."""
+    if greenlet is None:
+        return "ended"
+    if isinstance(greenlet, Greenlet):
+        function = getattr(greenlet, "_run", None)
+        name = getattr(function, "__qualname__", None) or type(function).__name__
+        return f"{greenlet.name} {name}" if function is not None else str(greenlet.name)
+    return "main" if greenlet.parent is None else f"greenlet {id(greenlet):#x}"
+
+
+def running_statement(greenlet: Any) -> str | None:
+    """Return the statement that *greenlet* waits for, without its parameters.
+
+    ``None`` if there is none, or it cannot be told: a batch, for instance.
+    """
+    frame: FrameType | None = None if greenlet is None else greenlet.gr_frame
+    # From the wait on the socket outwards, to the method that the user called.
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name in _STATEMENT_METHODS:
+            local = frame.f_locals
+            if isinstance(local.get("self"), BaseCursor):
+                query = local.get("query", local.get("statement"))
+                return None if query is None else text_of(query)
+        elif code.co_name in _COMMANDS and isinstance(
+            frame.f_locals.get("self"), psycopg.Connection
+        ):
+            return _COMMANDS[code.co_name]
+        frame = frame.f_back
+    return None
+
+
+_STATEMENT_METHODS = frozenset({"execute", "executemany", "stream", "copy"})
+
+
+def text_of(query: Any) -> str:
+    """Return the text of what a cursor was given to execute, without the values in it."""
+    if isinstance(query, str):
+        return query
+    if isinstance(query, bytes):
+        return query.decode(errors="replace")
+    if isinstance(query, sql.Composed):
+        return "".join(text_of(part) for part in query)
+    if isinstance(query, (sql.SQL, sql.Identifier, sql.Placeholder)):
+        return query.as_string()
+    strings = getattr(query, "strings", None)
+    # A template string: what it interpolates is parameters. Or a literal: a value.
+    return "?" if strings is None else "?".join(strings)

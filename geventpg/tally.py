@@ -1,0 +1,70 @@
+"""What a pool counts and measures, besides what psycopg_pool's statistics have."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+
+from .causes import Cause
+from .errors import ConnectRejected, PoolClosed, PoolTimeout
+from .stats import BOUNDS, Histogram
+
+
+class Recorder:
+    """A histogram that is being filled. Recording takes a few hundred nanoseconds."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+
+    def record(self, seconds: float) -> None:
+        """Add one that took *seconds*."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+    def snapshot(self, *, at_once: int = 0) -> Histogram:
+        """Return it as it is, and *at_once* more that took no time."""
+        first, *others = self.counts
+        return Histogram((first + at_once, *others), self.sum)
+
+
+class Tally:
+    """The counters of one pool; nothing here is ever set back."""
+
+    __slots__ = (
+        "at_once_errors",
+        "cancelled",
+        "connect",
+        "hold",
+        "interrupted",
+        "leaked",
+        "left",
+        "rejected",
+        "shed",
+        "statement",
+        "timed_out",
+        "validate",
+        "wait",
+    )
+
+    def __init__(self, *, timings: bool) -> None:
+        self.at_once_errors = 0
+        """Checkouts that failed without having waited."""
+        self.cancelled = self.interrupted = self.leaked = self.rejected = 0
+        self.shed = self.timed_out = 0
+        self.left: Counter[Cause] = Counter()
+        """Connections that left the pool."""
+        self.wait, self.connect, self.validate = Recorder(), Recorder(), Recorder()
+        self.hold = Recorder() if timings else None
+        self.statement = Recorder() if timings else None
+
+    def wait_failed(self, error: BaseException) -> None:
+        """Count a checkout that ended with *error* while it waited."""
+        if isinstance(error, ConnectRejected):
+            self.rejected += 1
+        elif isinstance(error, PoolTimeout):
+            self.timed_out += 1
+        elif not isinstance(error, PoolClosed):
+            self.interrupted += 1

@@ -1,0 +1,1 @@
+"""Statistics, holders, waiters and listeners."""
