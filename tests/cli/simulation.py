@@ -1,4 +1,4 @@
-"""A queue played through, use by use, with a seeded generator: what the formulas are held against."""
+"""A queue played through, use by use: what the formulas are held against."""
 
 from __future__ import annotations
 

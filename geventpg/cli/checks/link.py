@@ -8,10 +8,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from geventpg.connection import Connection
-
 from geventpg.cli.findings import Finding, ok, problem, warning
 from geventpg.cli.output import milliseconds
+from geventpg.connection import Connection
 
 SLOW = 0.010
 """Seconds of a round trip from which on it, and not the server, decides what is possible."""
@@ -70,9 +69,7 @@ def look_at_round_trip(conn: Connection[Any]) -> list[Finding]:
         conn.execute("SELECT 1")
         times.append(perf_counter() - begin)
     typical, longest = median(times), max(times)
-    text = (
-        f"round trip {milliseconds(typical)} (longest of {_ROUND_TRIPS}: {milliseconds(longest)})"
-    )
+    text = f"round trip {milliseconds(typical)}, at most {milliseconds(longest)}"
     facts = {"median_seconds": typical, "longest_seconds": longest}
     if typical < SLOW:
         return [ok("round-trip", text, **facts)]

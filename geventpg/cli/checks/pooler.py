@@ -10,10 +10,10 @@ import gevent
 import psycopg
 from psycopg import pq
 
+from geventpg.cli.findings import Finding, note, ok, problem, warning
 from geventpg.connection import Connection
 from geventpg.pooler import is_pooled
 
-from geventpg.cli.findings import Finding, note, ok, problem, warning
 from .environment import GOOD_LIBPQ
 from .reaching import Target
 
@@ -100,7 +100,7 @@ def _look_at_preparing(pooler: Pooler, prepare: str) -> Finding:
 
 def ask(conn: Connection[Any], target: Target) -> Pooler:
     """Find out what kind of pooler is in between: its console, if it lets us in, and its ways."""
-    mode = _observe(conn, target)
+    mode = observe_mode(conn, target)
     config = _console(target)
     shown = config.get("pool_mode", mode) if mode == "unknown" else mode
     return Pooler(
@@ -111,7 +111,7 @@ def ask(conn: Connection[Any], target: Target) -> Pooler:
     )
 
 
-def _observe(conn: Connection[Any], target: Target) -> str:
+def observe_mode(conn: Connection[Any], target: Target) -> str:
     """Tell the mode by which server connections two clients are given in turn."""
     try:
         conn.execute("BEGIN")
@@ -122,6 +122,7 @@ def _observe(conn: Connection[Any], target: Target) -> str:
     try:
         with gevent.Timeout(_BLOCKED_AFTER):
             other = target.connect()
+            other.cancel_timeout = 0.1  # no server connection runs it, so there is nothing to end
             seen = [(_pid(conn), _pid(other)) for _ in range(_TURNS)]
     except gevent.Timeout:
         # Ours stays ours, and the other waits for a server connection that is not there.

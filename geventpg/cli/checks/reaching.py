@@ -12,11 +12,10 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from geventpg.cli.findings import Finding, problem
 from geventpg.connection import Connection
 from geventpg.discretion import discreet
 from geventpg.errors import OptionError, StartupOptionRefused
-
-from geventpg.cli.findings import Finding, problem
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,20 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     (
         r"password authentication failed|no password supplied|authentication failed for user",
         "wrong-password",
-        "Check user and password, PGPASSWORD and ~/.pgpass; behind a pooler, the pooler's own list"
-        " of users.",
+        (
+            "Check user and password, PGPASSWORD and ~/.pgpass; behind a pooler, its own list of"
+            " users."
+        ),
     ),
     (r"role \"[^\"]*\" does not exist", "role-missing", "Check the user, or CREATE ROLE … LOGIN."),
     (r"database \"[^\"]*\" does not exist", "database-missing", "Check dbname, or createdb."),
     (
         r"no pg_hba\.conf entry.*(?:no encryption|SSL off)|does not support SSL|no SSL",
         "tls-mismatch",
-        "One side wants TLS and the other does not: set sslmode=verify-full if the server has TLS"
-        " (ssl = on), and mend pg_hba.conf or the server if it has not.",
+        (
+            "One side wants TLS and the other does not: set sslmode=verify-full if the server has"
+            " TLS (ssl = on), and mend pg_hba.conf or the server if it has not."
+        ),
     ),
     (r"pg_hba\.conf", "not-allowed", "Add a line for this user, database and address to pg_hba."),
     (
@@ -118,8 +121,10 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     (
         r"timeout expired|timed out",
         "unreachable",
-        "Nothing answers there: look for a firewall that drops packets, a wrong address, a server"
-        " that hangs.",
+        (
+            "Nothing answers there: look for a firewall that drops packets, a wrong address, a"
+            " server that hangs."
+        ),
     ),
     (r"refused", "refused", _UNREACHABLE),
 )

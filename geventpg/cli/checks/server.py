@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from geventpg.connection import Connection
-
 from geventpg.cli.findings import Finding, note, ok, problem, warning
 from geventpg.cli.output import duration
+from geventpg.connection import Connection
 
 NEARLY_FULL = 0.9
 
@@ -121,11 +120,11 @@ def look_at_room(
                 **facts,
             )
         )
-    elif used >= NEARLY_FULL * room:
+    elif used + 1 >= NEARLY_FULL * room:
         found.append(
             warning(
                 "connections-nearly-used-up",
-                f"{text}: {used} of {room} are taken.",
+                f"{text}: nearly all of the {room} are taken.",
                 "See who holds them below; lower their pools' sizes or raise max_connections.",
                 used=used,
                 **facts,
