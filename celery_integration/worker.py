@@ -16,6 +16,7 @@ import geventpg
 from geventpg import registry
 
 from . import report
+from .children import CHILDREN
 from .settings import Settings, configure, read_settings
 
 CLOSE_TIMEOUT = 5.0
@@ -39,6 +40,7 @@ def init(worker: Any) -> None:
         )
     settings = _configure(worker.app, kind, _max_concurrency(worker))
     if kind == "prefork":
+        CHILDREN.open()
         return  # whatever connected here would be shared by the children
     if kind == "gevent":
         registry.run_on_gevent()
@@ -63,6 +65,7 @@ def process_started(**_kwargs: Any) -> None:
     if settings.kind != "prefork":
         return
     registry.get_pool()
+    CHILDREN.answer()
     if report.is_first_process():
         report.log(_look_around(settings))
 
@@ -75,11 +78,27 @@ def process_ends(**_kwargs: Any) -> None:
 def shut_down(**_kwargs: Any) -> None:
     """``worker_shutdown``: after the last task."""
     registry.close_all(timeout=CLOSE_TIMEOUT)
+    CHILDREN.close()
 
 
 def cut_off(**_kwargs: Any) -> None:
     """Cold shutdown: tasks are not waited for, so cancel what they run and close everything."""
     registry.abort_all(timeout=CLOSE_TIMEOUT)
+
+
+def is_prefork() -> bool:
+    """Tell whether the worker's pools are in its children."""
+    return bool(_settings) and _settings[-1].kind == "prefork"
+
+
+def resize_later(pool: str, min_size: int, max_size: int) -> None:
+    """Let the pools *pool* of children that are forked from now on begin with these sizes."""
+    sizes = {"min_size": min_size, "max_size": max_size}
+    if _settings and pool == "default":
+        _settings[-1].options.update(sizes)
+        configure(_settings[-1])
+    else:
+        registry.resize_later(pool, min_size, max_size)
 
 
 def release_leftovers(task: Any) -> None:

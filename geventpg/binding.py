@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 class HeldConnection:
     """One connection bound to one greenlet."""
 
-    __slots__ = ("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool", "wanted")
+    __slots__ = (
+        *("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool", "since"),
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -46,6 +49,8 @@ class HeldConnection:
         self.pool = pool
         self.conn = bindable(conn)
         self.depth = 0
+        self.since = 0.0
+        """When it was checked out (``time.monotonic``); 0 where the pool itself knows."""
         self.owner = owner
         self.wanted = True
         """Whether the owner itself asked for it, and not `get_conn`."""
@@ -158,6 +163,10 @@ class Holder:
         self.units: list[HeldConnection] = []
         """Those with a transaction of the scope's, though they may be given back already."""
         self.scopes = 0
+        self.thread: threading.Thread | None = None
+        """Whose it is, in a process without gevent."""
+        self.work: weakref.ref[Any] | None = None
+        """By what `geventpg.work` knows it there."""
         self.deadline: float | None = None
         """When (``time.monotonic``) the unit of work that it does has to be over."""
 
@@ -284,6 +293,8 @@ def current_holder() -> Holder:
         _holders.add(holder)
         if green:
             _watch_end(getcurrent(), holder)
+        else:
+            holder.thread, holder.work = threading.current_thread(), weakref.ref(getcurrent())
     return holder
 
 
@@ -304,6 +315,16 @@ def reclaim_from_dead() -> bool:
         else:
             others = True
     return others
+
+
+def everything_held() -> list[tuple[Holder, HeldConnection]]:
+    """Return what every greenlet and thread holds. Any thread may ask."""
+    for _ in range(3):
+        try:
+            return [(holder, h) for holder in list(_holders) for h in list(holder.held.values())]
+        except RuntimeError:
+            continue  # another thread has come or gone meanwhile
+    return []
 
 
 def give_back_what_rests() -> None:

@@ -159,6 +159,8 @@ def _check_out(
     # No pool has such a name, as none is empty.
     key = name if shared and held is None else f"\0{id(conn)}"
     held = holder.held[key] = binding.HeldConnection(holder, key, pool, conn, owner)
+    if not isinstance(pool, Pool):
+        held.since = monotonic()
     return held
 
 
@@ -243,6 +245,17 @@ def options_of(name: str) -> Mapping[str, Any] | None:
     """Return the options that pool *name* was configured with, ``None`` if nobody did."""
     config = _configs.get(name)
     return None if config is None else config.options
+
+
+def resize_later(name: str, min_size: int, max_size: int) -> None:
+    """Have pools *name* that are made from now on, in children too, begin with these sizes.
+
+    No-op for a pool that nobody configured. The one that is open stays as it is. Does not block.
+    """
+    config = _configs.get(name)
+    if config is not None:
+        sizes = {"min_size": min_size, "max_size": max_size}
+        _configs[name] = _Config(config.conninfo, {**config.options, **sizes})
 
 
 def forget(name: str, timeout: float = 5.0) -> None:

@@ -155,7 +155,8 @@ def resolve(imported: str, modules: dict[str, Module]) -> Module | None:
 
 def edge_of(module: Module) -> str:
     """Return the edge that the module belongs to: ``geventpg.django.base`` to ``django``."""
-    return module.name.removeprefix("geventpg.").partition(".")[0]
+    edge = module.name.removeprefix("geventpg.").partition(".")[0]
+    return "cli" if edge == "__main__" else edge
 
 
 def problems_of(module: Module, modules: dict[str, Module]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,33 @@ class RunningWorker:
         result = self.send(task, *args, **options)
         result.get(timeout=timeout, propagate=False)
         return result
+
+    @property
+    def node(self) -> str:
+        """Return the worker's name for remote control."""
+        return f"{self.process.name}@{socket.gethostname()}"
+
+    def control(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
+        """Send a command of remote control to this worker only, and return its answer."""
+        replies = self.client.control.broadcast(
+            command, arguments, destination=[self.node], reply=True, timeout=timeout, limit=1
+        )
+        assert replies, f"{self.node} gave no answer within {timeout} s"
+        return replies[0][self.node]
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the pools of all its processes, as remote control tells them."""
+        return [
+            {"pid": process["pid"], **pool}
+            for process in self.control("geventpg")["processes"]
+            for pool in process.get("pools", ())
+        ]
+
+    def cancel_everything(self) -> None:
+        """Cancel the statements that run, so that their tasks end."""
+        query = "select pg_cancel_backend(pid) from pg_stat_activity where application_name = %s"
+        name = str(conninfo_to_dict(self.dsn)["application_name"])
+        self._admin().execute(query + " and state = 'active'", [name])
 
     def notes(self, tag: str) -> list[str]:
         """Return the committed notes whose tag begins with *tag*, without that beginning."""
