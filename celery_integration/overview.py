@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg_pool import ConnectionPool
 
-from geventpg import Pool, hub, registry, stock
+from geventpg import Pool, hub, registry, registry_view
 from geventpg.options import check_sizes
 
 MOST = 50
@@ -21,24 +21,19 @@ MOST = 50
 LENGTH = 300
 """Characters of a statement that are told."""
 
-_COUNTERS = {
-    "pool_min": "min_size",
-    "pool_max": "max_size",
-    "pool_size": "size",
-    "pool_available": "idle",
-    "requests_waiting": "waiting",
-    "requests_num": "requests",
-    "requests_queued": "queued",
-    "requests_wait_ms": "wait_ms",
-    "requests_errors": "failed",
-    "usage_ms": "held_ms",
-}
-
+_ATTEMPTS = 5
 
 def describe() -> dict[str, Any]:
     """Return this process's pools: sizes, who waits, and who holds what. Does not block."""
-    pools = registry.open_pools()
-    return {"pid": os.getpid(), "pools": [_describe(name, pools[name]) for name in sorted(pools)]}
+    for attempt in range(_ATTEMPTS):
+        try:
+            pools = sorted(registry.open_pools().items())
+            return {"pid": os.getpid(), "pools": [_describe(name, pool) for name, pool in pools]}
+        except RuntimeError:
+            # Something came or went while this thread, which is not its own, looked at it.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def resize(min_size: int, max_size: int | None = None, pool: str = "default") -> dict[str, Any]:
@@ -75,16 +70,25 @@ def _change(name: str, change: Callable[[ConnectionPool[Any]], object]) -> int:
 
 
 def _describe(name: str, pool: ConnectionPool[Any]) -> dict[str, Any]:
-    stats = pool.get_stats()
-    told: dict[str, Any] = {"pool": name}
-    told.update({ours: stats.get(theirs, 0) for theirs, ours in _COUNTERS.items()})
-    holders = pool.holders() if isinstance(pool, Pool) else stock.holders(pool)
-    waiters = pool.waiters() if isinstance(pool, Pool) else ()
-    told["engine"] = "geventpg" if isinstance(pool, Pool) else "psycopg_pool"
-    told["in_use"] = len(holders) if isinstance(pool, Pool) else told["size"] - told["idle"]
-    told["holders"] = _first(holder.as_dict() for holder in holders)
-    told["waiters"] = _first(waiter.as_dict() for waiter in waiters)
-    return told
+    stats = registry_view.stats(pool)
+    counters = pool.get_stats()
+    return {
+        "pool": name,
+        "engine": "geventpg" if isinstance(pool, Pool) else "psycopg_pool",
+        **{name: getattr(stats, name) for name in _NUMBERS},
+        "evicted": sum(stats.evicted.values()),
+        "wait_ms": counters.get("requests_wait_ms", 0),
+        "held_ms": counters.get("usage_ms", 0),
+        "holders": _first(holder.as_dict() for holder in registry_view.holders(pool)),
+        "waiters": _first(waiter.as_dict() for waiter in registry_view.waiters(pool)),
+    }
+
+
+_NUMBERS = (
+    *("min_size", "max_size", "size", "idle", "in_use", "returning", "connecting", "waiting"),
+    *("requests", "queued", "timed_out", "shed", "created", "connect_errors"),
+    *("healed", "cancelled", "leaked"),
+)
 
 
 def _first(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ class HeldConnection:
     """One connection bound to one greenlet."""
 
     __slots__ = (
-        *("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool", "since"),
-        "wanted",
+        *("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool"),
+        *("since", "thread", "wanted"),
     )
 
     def __init__(
@@ -49,8 +50,8 @@ class HeldConnection:
         self.pool = pool
         self.conn = bindable(conn)
         self.depth = 0
-        self.since = 0.0
-        """When it was checked out (``time.monotonic``); 0 where the pool itself knows."""
+        self.since = monotonic()
+        self.thread = hub.get_ident()
         self.owner = owner
         self.wanted = True
         """Whether the owner itself asked for it, and not `get_conn`."""
@@ -163,10 +164,6 @@ class Holder:
         self.units: list[HeldConnection] = []
         """Those with a transaction of the scope's, though they may be given back already."""
         self.scopes = 0
-        self.thread: threading.Thread | None = None
-        """Whose it is, in a process without gevent."""
-        self.work: weakref.ref[Any] | None = None
-        """By what `geventpg.work` knows it there."""
         self.deadline: float | None = None
         """When (``time.monotonic``) the unit of work that it does has to be over."""
 
@@ -293,8 +290,6 @@ def current_holder() -> Holder:
         _holders.add(holder)
         if green:
             _watch_end(getcurrent(), holder)
-        else:
-            holder.thread, holder.work = threading.current_thread(), weakref.ref(getcurrent())
     return holder
 
 
@@ -317,14 +312,10 @@ def reclaim_from_dead() -> bool:
     return others
 
 
-def everything_held() -> list[tuple[Holder, HeldConnection]]:
-    """Return what every greenlet and thread holds. Any thread may ask."""
-    for _ in range(3):
-        try:
-            return [(holder, h) for holder in list(_holders) for h in list(holder.held.values())]
-        except RuntimeError:
-            continue  # another thread has come or gone meanwhile
-    return []
+def held_of(pool: ConnectionPool[Any]) -> list[HeldConnection]:
+    """Return what all greenlets and threads hold of *pool*."""
+    everything = [held for holder in list(_holders) for held in list(holder.held.values())]
+    return [held for held in everything if held.pool is pool]
 
 
 def give_back_what_rests() -> None:

@@ -34,7 +34,7 @@ from .prepared import PreparedBegin
 from .server_cursor import ServerCursor
 
 if TYPE_CHECKING:
-    pass
+    from .meter import Meter
 
 logger = logging.getLogger("geventpg")
 
@@ -88,6 +88,10 @@ class Connection(ConnectingOnHub[Row]):
         self._prepares_always = False
         """Whether to prepare behind a pooler too."""
         self._warnings: Warnings = OF_ALL
+        self._server_pid = self.pgconn.backend_pid  # which libpq forgets when it is lost
+        self._meter: Meter | None = None  # measures statements, if somebody wants to know
+        self._on_cancelled: Callable[[], None] | None = None
+        """Told of a statement that is to be cancelled on the server."""
         self._checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
@@ -135,6 +139,8 @@ class Connection(ConnectingOnHub[Row]):
             raise closed
         try:
             if timeout is None:
+                if self._meter is not None:
+                    return self._meter.drive(self, gen)
                 return self._watch.drive(gen)
             return self._watch.drive_until(gen, monotonic() + timeout)
         except hub.DeadlineReached:

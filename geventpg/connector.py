@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import random
 import weakref
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +24,13 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 from psycopg_pool.base import AttemptWithBackoff
 
-from . import hub
+from . import hub, reports
 from .adoption import adopt
 from .connecting import connecting_within
 from .discretion import discreet
 from .errors import ConnectRejected
 from .faults import Fault, classify
 from .options import check_conninfo
-from .prepared import forget_stale
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -274,17 +272,18 @@ class Connector:
         """Take a connection that was just opened into the pool. Does not switch."""
         pool = self._pool
         pool._set_connection_expiry_date(conn)
-        slot: Slot = Slot(conn, monotonic(), conn._expire_at)
+        now = monotonic()
+        slot: Slot = Slot(conn, now, conn._expire_at)
         pool._bag.add(slot)
         conn._on_idle_readable = pool._watchdog.readable(slot)
         pool._failover.watch(conn)
-        conn._on_stale = _spare_others(weakref.ref(pool))
-        conn._on_lost = _count_lost(weakref.ref(pool))
+        reports.attach(pool, conn)
         if replaces is not None and replaces.state is SlotState.IDLE:
             pool._evict(replaces, replaces.fate)
         pool._recycler.returned(slot)
         pool._watchdog.ring()
         logger.info("adding new connection to the pool")
+        pool._listeners.tell("connected", conn, seconds=now - conn._begun_at)
 
     def _release(self, job: _Job) -> bool:
         """Give a reservation back; ``False`` if there is none, as in a copy in a forked child.
@@ -353,26 +352,6 @@ class Connector:
         # Time decides and not the number of attempts: several may fail in the same moment.
         assert self.outage is not None
         return not asks_again or self.outage.refused_for(monotonic()) >= PATIENCE
-
-
-def _spare_others(reference: weakref.ref[Pool[Any]]) -> Callable[[bytes], None]:
-    def on_stale(query: bytes) -> None:
-        # A table changed. One has met it: the other connections need not.
-        pool = reference()
-        if pool is not None:
-            for slot in pool._bag:
-                forget_stale(slot.conn, query)
-
-    return on_stale
-
-
-def _count_lost(reference: weakref.ref[Pool[Any]]) -> Callable[[bool], None]:
-    def on_lost(healed: bool) -> None:
-        pool = reference()
-        if pool is not None:
-            pool._stats[pool._STATEMENTS_HEALED if healed else pool._STATEMENTS_LOST] += 1
-
-    return on_lost
 
 
 @discreet

@@ -110,6 +110,14 @@ class Cursor(QuickCursor[Row]):
         its own or the first of one and *params_seq* is a sequence; else raise `StaleStatement`.
         """
         conn = self._conn
+        if conn._meter is None or conn._pipeline is not None:
+            self._execute_many(query, params_seq, returning=returning)
+            return
+        with conn._meter.measuring(conn, query, True):
+            self._execute_many(query, params_seq, returning=returning)
+
+    def _execute_many(self, query: Query, params_seq: Iterable[Any], *, returning: bool) -> None:
+        conn = self._conn
         alone = conn._pipeline is None and self._pgconn.transaction_status == IDLE
         try:
             super().executemany(query, params_seq, returning=returning)

@@ -9,7 +9,7 @@ import gevent
 from psycopg.pq import TransactionStatus
 
 from . import hub
-from .healing import cancel_quietly
+from .healing import cancel_quietly, note_cancelled
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -43,4 +43,6 @@ def _active(pool: Pool[Any]) -> list[Connection[Any]]:
 
 
 def _cancel(conns: list[Connection[Any]], timeout: float) -> None:
+    for conn in conns:
+        note_cancelled(conn)
     gevent.joinall([hub.spawn(cancel_quietly, c, timeout) for c in conns], timeout=timeout)

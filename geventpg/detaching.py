@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import reports
 from .causes import Cause
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def detach(pool: Pool[Any], conn: Connection[Any]) -> None:
     pool._leaks.returned(slot)
     pool._bag.remove(slot)
     pool._left(slot, Cause.DETACHED)
-    conn._pool = conn._on_idle_readable = conn._on_read_only = conn._on_stale = None
+    reports.detach(conn)
+    conn._pool = conn._on_idle_readable = conn._on_read_only = None
     conn._checkout = None
     pool._update_fast_paths()
     pool._connector.plan()

@@ -49,6 +49,7 @@ def heal(conn: Connection[Any]) -> None:
         return
     if pgconn.transaction_status != ACTIVE:
         return  # it only waited, for notifications for example
+    note_cancelled(conn)
     at_rest = False
     try:
         at_rest = _cancel_and_drain(conn, monotonic() + conn.cancel_timeout)
@@ -65,6 +66,12 @@ def heal(conn: Connection[Any]) -> None:
         if not at_rest:
             cancel_in_background(conn)
             conn.discard()
+
+
+def note_cancelled(conn: Connection[Any]) -> None:
+    """Tell whoever counts that the statement on *conn* is about to be cancelled."""
+    if conn._on_cancelled is not None:
+        conn._on_cancelled()
 
 
 def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from gevent import Greenlet
-from psycopg import pq, sql
+from psycopg import pq
 from psycopg._cursor_base import BaseCursor
 
 from .causes import EVICTIONS, RETIREMENTS
 from .slots import Slot, SlotState
 from .stats import Holder, PoolStats, Waiter
+from .text import text_of
 from .work import work_of
 
 if TYPE_CHECKING:
@@ -100,13 +101,13 @@ def _holder(slot: Slot, now: float, clock: float) -> Holder:
     conn = slot.conn
     seconds = max(now - slot.since, 0.0)
     return Holder(
-        pid=conn.pgconn.backend_pid if conn.pgconn.status == pq.ConnStatus.OK else 0,
+        pid=conn._server_pid,
         since=clock - seconds,
         seconds=seconds,
         greenlet=name_of(greenlet),
         task=task,
         task_id=task_id,
-        statement=running_statement(conn._watch.waiter),
+        statement=running_statement(_frame_of(conn._watch.waiter)),
         transaction=pq.TransactionStatus(conn.pgconn.transaction_status).name,
     )
 
@@ -122,12 +123,16 @@ def name_of(greenlet: Any) -> str:
     return "main" if greenlet.parent is None else f"greenlet {id(greenlet):#x}"
 
 
-def running_statement(greenlet: Any) -> str | None:
-    """Return the statement that *greenlet* waits for, without its parameters.
+def _frame_of(greenlet: Any) -> FrameType | None:
+    return None if greenlet is None else greenlet.gr_frame
 
-    ``None`` if there is none, or it cannot be told: a batch, for instance.
+
+def running_statement(frame: FrameType | None) -> str | None:
+    """Return the statement that a greenlet or thread waits for, without its parameters.
+
+    *frame* is its innermost one. ``None`` if there is none, or it cannot be told: a batch, for
+    instance.
     """
-    frame: FrameType | None = None if greenlet is None else greenlet.gr_frame
     # From the wait on the socket outwards, to the method that the user called.
     while frame is not None:
         code = frame.f_code
@@ -145,18 +150,3 @@ def running_statement(greenlet: Any) -> str | None:
 
 
 _STATEMENT_METHODS = frozenset({"execute", "executemany", "stream", "copy"})
-
-
-def text_of(query: Any) -> str:
-    """Return the text of what a cursor was given to execute, without the values in it."""
-    if isinstance(query, str):
-        return query
-    if isinstance(query, bytes):
-        return query.decode(errors="replace")
-    if isinstance(query, sql.Composed):
-        return "".join(text_of(part) for part in query)
-    if isinstance(query, (sql.SQL, sql.Identifier, sql.Placeholder)):
-        return query.as_string()
-    strings = getattr(query, "strings", None)
-    # A template string: what it interpolates is parameters. Or a literal: a value.
-    return "?" if strings is None else "?".join(strings)

@@ -131,6 +131,8 @@ class Pool(PoolLife[CT]):
             if self._check is None or self._validate(slot, deadline):
                 self._leaks.taken(slot)
                 logger.info("connection given by %r", self.name)
+                if "checked_out" in self._listeners.kinds:
+                    self._tell("checked_out", slot, seconds=monotonic() - deadline + timeout)
                 return cast(CT, slot.conn)
             # Refused by the check. Others may be better; when all were, pause as psycopg_pool
             # does, lest a check that always fails spin.
@@ -175,8 +177,6 @@ class Pool(PoolLife[CT]):
         try:
             # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
             handed: Slot = waiter.wait()
-            handed.taker = ref(getcurrent())
-            return handed
         except BaseException as error:
             self._stats[self._REQUESTS_ERRORS] += 1
             self._tally.wait_failed(error)
@@ -184,13 +184,32 @@ class Pool(PoolLife[CT]):
                 self._recycler.recycle(waiter.value)  # handed over just before we were killed
             else:
                 self._waiting.leave(waiter)
+            self._has_waited(started, None, error)
             if type(error) is PoolTimeout:
                 raise self._timed_out(timeout) from self._connector.last_error
             raise
-        finally:
-            waited = monotonic() - started
-            self._wait_seconds += waited
-            self._tally.wait.record(waited)
+        handed.taker = ref(getcurrent())
+        self._has_waited(started, handed, None)
+        return handed
+
+    def _has_waited(self, started: float, slot: Slot | None, error: BaseException | None) -> None:
+        waited = monotonic() - started
+        self._wait_seconds += waited
+        self._tally.wait.record(waited)
+        if "waited" not in self._listeners.kinds:
+            return
+        if slot is not None:
+            self._tell("waited", slot, seconds=waited)
+        else:
+            self._listeners.tell("waited", seconds=waited, error=error)
+
+    def _tell(self, kind: str, slot: Slot, **fields: Any) -> None:
+        try:
+            self._listeners.tell(kind, slot.conn, **fields)
+        except BaseException:
+            # Thrown into a listener that switches: nobody has the connection yet.
+            self._recycler.recycle(slot)
+            raise
 
     def _validate(self, slot: Slot, deadline: float) -> bool:
         """Run the user's ``check`` within the acquire's deadline; ``False``: try another."""
@@ -255,6 +274,7 @@ class Pool(PoolLife[CT]):
             slot.conn._checkout = None
             self._leaks.returned(slot)
             self._recycler.recycle(slot)
+            self._listeners.tell("returned", slot.conn, seconds=held)
 
     def _evict(self, slot: Slot, cause: Cause) -> None:
         """Drop a connection, closing it if need be, and see whether another is wanted."""

@@ -167,9 +167,11 @@ class PoolLife(PoolState[CT]):
         self._close_connection(slot.conn)
         self._left(slot, cause)
 
-    def _left(self, _slot: Slot, cause: Cause) -> None:
-        """Count a connection that left the pool."""
+    def _left(self, slot: Slot, cause: Cause) -> None:
+        """Count a connection that left the pool, and tell of it."""
         self._tally.left[cause] += 1
+        kind = "retired" if cause.is_planned else "evicted"
+        self._listeners.tell(kind, slot.conn, cause=cause.value)
 
     def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
         conn._pool = None

@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from . import hub
 from .causes import Cause
-from .healing import cancel_in_background, heal
+from .healing import cancel_in_background, heal, note_cancelled
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class Recycler:
         if status == ACTIVE or conn._pipeline is not None:
             logger.warning("closing returned connection: %s", conn)
             if conn._watch.waiting:
+                note_cancelled(conn)
                 cancel_in_background(conn)  # somebody else still uses it: he gets an error
             else:
                 heal(conn)

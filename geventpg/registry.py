@@ -159,8 +159,6 @@ def _check_out(
     # No pool has such a name, as none is empty.
     key = name if shared and held is None else f"\0{id(conn)}"
     held = holder.held[key] = binding.HeldConnection(holder, key, pool, conn, owner)
-    if not isinstance(pool, Pool):
-        held.since = monotonic()
     return held
 
 

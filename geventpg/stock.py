@@ -6,11 +6,7 @@ costs no round trip: a session that the server ended meanwhile is replaced, not 
 
 from __future__ import annotations
 
-import sys
-import time
-from dataclasses import dataclass
 from time import monotonic
-from types import FrameType
 from typing import Any
 
 import psycopg
@@ -18,13 +14,9 @@ from psycopg import pq
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
-from .binding import everything_held
 from .bound import BindableConnection
 from .connection import abandon_socket
-from .introspection import running_statement
 from .options import GEVENTPG_ONLY
-from .stats import Holder
-from .work import work_of
 
 # Pools inherited through a fork: they have lost their threads, and collecting one waits for them.
 _graveyard: list[ConnectionPool[Any]] = []
@@ -80,39 +72,3 @@ def is_alive(conn: psycopg.Connection[Any]) -> bool:
     except psycopg.OperationalError:
         pass
     return conn.pgconn.status != pq.ConnStatus.BAD
-
-
-@dataclass(frozen=True)
-class _InThread:
-    """What a thread does now, as a greenlet tells it."""
-
-    gr_frame: FrameType | None
-
-
-def holders(pool: ConnectionPool[Any]) -> tuple[Holder, ...]:
-    """Return who has a connection of *pool* by `get_conn`, the longest first.
-
-    Like `Pool.holders`, but any thread may ask. Who took one from the pool itself is not known.
-    """
-    now, clock, frames = monotonic(), time.time(), sys._current_frames()
-    found = []
-    for holder, held in everything_held():
-        thread = holder.thread
-        if held.pool is not pool or thread is None:
-            continue
-        task, task_id = work_of(holder.work and holder.work())
-        pgconn = held.conn.pgconn
-        seconds = max(now - held.since, 0.0)
-        found.append(
-            Holder(
-                pid=pgconn.backend_pid if pgconn.status == pq.ConnStatus.OK else 0,
-                since=clock - seconds,
-                seconds=seconds,
-                greenlet=thread.name,
-                task=task,
-                task_id=task_id,
-                statement=running_statement(_InThread(frames.get(thread.ident or 0))),
-                transaction=pq.TransactionStatus(pgconn.transaction_status).name,
-            )
-        )
-    return tuple(sorted(found, key=lambda each: -each.seconds))

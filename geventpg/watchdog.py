@@ -204,6 +204,7 @@ class Watchdog:
         for slot in list(pool._bag.out.values()):
             if slot.state is SlotState.IN_USE and pool._leaks.look(slot, now):
                 pool._tally.leaked += 1
+                pool._listeners.tell("leaked", slot.conn, seconds=now - slot.since)
 
     # -- probing --------------------------------------------------------------------------
 

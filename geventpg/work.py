@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 
 from gevent import getcurrent
 
+from . import hub
+
 _current: WeakKeyDictionary[Any, doing] = WeakKeyDictionary()
 
 
@@ -18,15 +20,17 @@ class doing:  # noqa: N801  # reads as what it says: with doing("a task"):
     Does not block. Without gevent it is the thread that does it.
     """
 
-    __slots__ = ("__weakref__", "_outer", "id", "name")
+    __slots__ = ("__weakref__", "_outer", "_thread", "id", "name")
 
     def __init__(self, name: str, id: str | None = None) -> None:  # noqa: A002  # as in Celery
         self.name = name
         self.id = id
         self._outer: doing | None = None
+        self._thread = 0
 
     def __enter__(self) -> None:
         greenlet = getcurrent()
+        self._thread = hub.get_ident()
         self._outer = _current.get(greenlet)
         _current[greenlet] = self
 
@@ -42,3 +46,11 @@ def work_of(greenlet: Any) -> tuple[str | None, str | None]:
     """Return the name and the id of what *greenlet* works on."""
     work = None if greenlet is None else _current.get(greenlet)
     return (None, None) if work is None else (work.name, work.id)
+
+
+def work_of_thread(ident: int) -> tuple[str | None, str | None]:
+    """Return the name and the id of what a thread works on that runs no greenlets."""
+    for work in list(_current.values()):
+        if work._thread == ident:
+            return work.name, work.id
+    return None, None

@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             "faults",
             "healing",
             *("losses", "pooler", "prepared", "resolve", "server_cursor", "session_state"),
-            *("startup_options", "statement"),
+            *("startup_options", "statement", "text"),
         ],
     ),
     (
@@ -43,7 +43,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
-            *("detaching", "introspection", "tally", "work"),
+            *("detaching", "introspection", "tally", "work", "listeners", "meter", "reports"),
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),
