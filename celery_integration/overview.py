@@ -23,6 +23,7 @@ LENGTH = 300
 
 _ATTEMPTS = 5
 
+
 def describe() -> dict[str, Any]:
     """Return this process's pools: sizes, who waits, and who holds what. Does not block."""
     for attempt in range(_ATTEMPTS):

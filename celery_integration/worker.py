@@ -17,6 +17,7 @@ from geventpg import registry
 
 from . import report
 from .children import CHILDREN
+from .evictions import EvictionEvents
 from .settings import Settings, configure, read_settings
 
 CLOSE_TIMEOUT = 5.0
@@ -44,6 +45,7 @@ def init(worker: Any) -> None:
         return  # whatever connected here would be shared by the children
     if kind == "gevent":
         registry.run_on_gevent()
+        registry.when_opened(EvictionEvents(worker).watch)
     registry.get_pool()
     # The worker's log is not set up yet: `ready` writes it.
     _start_up_lines.extend(_look_around(settings))

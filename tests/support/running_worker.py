@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,13 +52,20 @@ class RunningWorker:
         """Return the worker's name for remote control."""
         return f"{self.process.name}@{socket.gethostname()}"
 
-    def control(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
-        """Send a command of remote control to this worker only, and return its answer."""
-        replies = self.client.control.broadcast(
-            command, arguments, destination=[self.node], reply=True, timeout=timeout, limit=1
-        )
-        assert replies, f"{self.node} gave no answer within {timeout} s"
-        return replies[0][self.node]
+    def control(self, command: str, timeout: float = 15.0, **arguments: Any) -> Any:
+        """Send a command of remote control to this worker only, and return its answer.
+
+        It is sent again if there is none: Redis has no queue for them, and a worker may listen
+        a little later than it says that it is ready.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            replies = self.client.control.broadcast(
+                command, arguments, destination=[self.node], reply=True, timeout=3.0, limit=1
+            )
+            if replies:
+                return replies[0][self.node]
+        raise AssertionError(f"{self.node} gave no answer within {timeout} s")
 
     def pools(self) -> list[dict[str, Any]]:
         """Return the pools of all its processes, as remote control tells them."""
@@ -72,6 +80,10 @@ class RunningWorker:
         query = "select pg_cancel_backend(pid) from pg_stat_activity where application_name = %s"
         name = str(conninfo_to_dict(self.dsn)["application_name"])
         self._admin().execute(query + " and state = 'active'", [name])
+
+    def terminate(self, pid: int) -> None:
+        """End a session on the server."""
+        self._admin().execute("select pg_terminate_backend(%s)", [pid])
 
     def notes(self, tag: str) -> list[str]:
         """Return the committed notes whose tag begins with *tag*, without that beginning."""
