@@ -8,6 +8,7 @@ from geventpg import __version__
 
 from .doctor import doctor
 from .plan import plan
+from .top import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,5 +17,5 @@ def geventpg() -> None:
     """PostgreSQL under gevent: look at it, plan it, measure it."""
 
 
-for command in (doctor, plan):
+for command in (doctor, plan, top):
     geventpg.add_command(command)
