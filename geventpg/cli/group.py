@@ -6,6 +6,8 @@ import click
 
 from geventpg import __version__
 
+from .bench import bench
+from .demo import demo
 from .doctor import doctor
 from .plan import plan
 from .top import top
@@ -17,5 +19,5 @@ def geventpg() -> None:
     """PostgreSQL under gevent: look at it, plan it, measure it."""
 
 
-for command in (doctor, plan, top):
+for command in (doctor, plan, top, bench, demo):
     geventpg.add_command(command)

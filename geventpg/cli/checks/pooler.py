@@ -18,7 +18,7 @@ from .environment import GOOD_LIBPQ
 from .reaching import Target
 
 _TURNS = 6
-_BLOCKED_AFTER = 2.0
+_BLOCKED_AFTER = 1.0
 
 
 @dataclass(frozen=True)
