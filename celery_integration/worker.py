@@ -80,7 +80,6 @@ def process_ends(**_kwargs: Any) -> None:
 def shut_down(**_kwargs: Any) -> None:
     """``worker_shutdown``: after the last task."""
     registry.close_all(timeout=CLOSE_TIMEOUT)
-    CHILDREN.close()
 
 
 def cut_off(**_kwargs: Any) -> None:

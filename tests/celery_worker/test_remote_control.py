@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,8 @@ def test_children_that_hang_are_named_and_new_ones_have_the_new_size(own_worker)
             0.1,
             "the child in its place has the new size",
         )
-        assert list(folder.glob("geventpg-*"))
+        (sockets,) = folder.glob("geventpg-*")
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
         assert worker.process.stop("warm") == 0
         assert not list(folder.glob("geventpg-*"))
     finally:

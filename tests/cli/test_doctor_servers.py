@@ -154,8 +154,8 @@ def test_transaction_mode_is_told_and_prepare_always_is_a_problem_there(doctor, 
     assert ("prepare-unsafe" in bold.troubles) is not knows
 
 
-def test_session_mode_is_told_also_where_it_has_no_connection_left(doctor, embedded_pg):
-    with pooler(embedded_pg, "session", pool_size=1) as bouncer:
+def test_session_mode_is_told_and_prepare_always_is_fine_there(doctor, embedded_pg):
+    with pooler(embedded_pg, "session") as bouncer:
         diagnosis = doctor(bouncer.dsn, "--prepare", "always")
     assert diagnosis.findings["pooler-session-mode"]["facts"]["mode"] == "session"
     assert diagnosis.level("prepare") == "ok"
@@ -168,9 +168,11 @@ def test_statement_mode_is_a_problem_and_the_rest_is_looked_at_all_the_same(doct
     assert diagnosis.level("primary") == "ok"
 
 
-@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
-def test_the_mode_shows_without_the_pooler_s_console(embedded_pg, mode):
-    with pooler(embedded_pg, mode) as bouncer:
+@pytest.mark.parametrize(
+    ("mode", "size"), [("session", 5), ("session", 1), ("transaction", 5), ("statement", 5)]
+)
+def test_the_mode_shows_without_the_pooler_s_console(embedded_pg, mode, size):
+    with pooler(embedded_pg, mode, pool_size=size) as bouncer:
         target = Target(bouncer.dsn, 5.0)
         with target.connect() as conn:
             assert observe_mode(conn, target) == mode

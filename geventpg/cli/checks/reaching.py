@@ -65,7 +65,7 @@ def explain(error: psycopg.Error, target: Target) -> Finding:
     text = " ".join(str(error).split())
     if isinstance(error, StartupOptionRefused):
         return problem("startup-option-refused", text, "Do as it says; see docs/poolers.md.")
-    for pattern, code, advice in _REASONS:
+    for pattern, code, advice in REASONS:
         if re.search(pattern, text):
             if code == "certificate":
                 return _explain_certificate(text, target)
@@ -78,7 +78,7 @@ _UNREACHABLE = (
     " address?"
 )
 
-_REASONS: tuple[tuple[str, str, str], ...] = (
+REASONS: tuple[tuple[str, str, str], ...] = (
     (
         r"failed to resolve host|could not translate host name|resolving host",
         "name-not-resolved",
