@@ -57,6 +57,8 @@ def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, boo
         yield f"100 greenlets, {mode}, times stock", figures.times_stock(some, rate), 2.0, True
         green = _quotient(median(some, rate), median(some, rate, "psycogreen"))
         yield f"100 greenlets, {mode}, times psycogreen", green, 1.0, True
+        measured = _quotient(median(some, rate, "geventpg-metrics"), median(some, rate))
+        yield f"100 greenlets, {mode}, metrics on, times without", measured, 0.97, True
         orm = _quotient(
             median(some, rate, "sqlalchemy-geventpg-orm"), median(some, rate, "sqlalchemy-orm")
         )

@@ -44,6 +44,14 @@ PEERS: dict[str, Peer] = {
             distributions=("geventpg", "psycopg", "gevent"),
         ),
         Peer(
+            name="geventpg-metrics",
+            label="geventpg, metrics on",
+            module="benchmarks.peers.geventpg_metrics_pool",
+            imports=("geventpg", "gevent", "prometheus_client"),
+            distributions=("geventpg", "psycopg", "gevent", "prometheus-client"),
+            measures=("throughput", "checkout"),
+        ),
+        Peer(
             name=STOCK,
             label="psycopg_pool (stock)",
             module="benchmarks.peers.stock_pool",

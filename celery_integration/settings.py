@@ -37,6 +37,9 @@ class Settings:
     conninfo: Any
     """``None`` if the pool is the one of Django's default database."""
     options: dict[str, Any]
+    metrics_port: int | None = None
+    """Where each process serves metrics, ``None``: nowhere; see `exposition`."""
+    metrics_host: str = "127.0.0.1"
 
     @property
     def processes(self) -> int:
@@ -55,6 +58,7 @@ def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
     """
     given = _from_config(app)
     options = from_environment(os.environ) if given is None else dict(given)
+    metrics = _take_metrics(options, os.environ)
     conninfo = options.pop("conninfo", None) or os.environ.get("GEVENTPG_CONNINFO")
     database = _from_django()
     if conninfo and database is not None:
@@ -73,7 +77,24 @@ def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
         if size in options:
             OPTIONS[size].check(size, options[size])
     _fill_in_sizes(options, kind, concurrency)
-    return Settings(kind, concurrency, conninfo, options)
+    return Settings(kind, concurrency, conninfo, options, **metrics)
+
+
+def _take_metrics(options: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Take what is about metrics out of *options*, and the environment where it is not there."""
+    taken: dict[str, Any] = {}
+    for name in ("metrics_port", "metrics_host"):
+        value = options.pop(name, environ.get(f"GEVENTPG_{name.upper()}"))
+        if value is not None:
+            taken[name] = value
+    port = taken.get("metrics_port")
+    if isinstance(port, str) and port.isascii() and port.isdecimal():
+        port = taken["metrics_port"] = int(port)
+    if port is not None and (type(port) is not int or not 0 <= port < 65536):
+        raise OptionError("metrics_port must be a port number, or 0 for any that is free")
+    if not isinstance(taken.get("metrics_host", ""), str):
+        raise OptionError("metrics_host must be a string")
+    return taken
 
 
 def configure(settings: Settings) -> None:

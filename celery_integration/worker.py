@@ -15,7 +15,7 @@ from celery import concurrency, current_app
 import geventpg
 from geventpg import registry
 
-from . import report
+from . import exposition, report
 from .children import CHILDREN
 from .evictions import EvictionEvents
 from .settings import Settings, configure, read_settings
@@ -49,6 +49,7 @@ def init(worker: Any) -> None:
     registry.get_pool()
     # The worker's log is not set up yet: `ready` writes it.
     _start_up_lines.extend(_look_around(settings))
+    _start_up_lines.extend(exposition.start(settings))
 
 
 def ready(**_kwargs: Any) -> None:
@@ -68,17 +69,21 @@ def process_started(**_kwargs: Any) -> None:
         return
     registry.get_pool()
     CHILDREN.answer()
+    lines = exposition.start(settings)
     if report.is_first_process():
-        report.log(_look_around(settings))
+        lines = [*_look_around(settings), *lines]
+    report.log(lines)
 
 
 def process_ends(**_kwargs: Any) -> None:
     """``worker_process_shutdown``: close the pool of a prefork child."""
+    exposition.stop()
     registry.close_all(timeout=1.0)
 
 
 def shut_down(**_kwargs: Any) -> None:
     """``worker_shutdown``: after the last task."""
+    exposition.stop()
     registry.close_all(timeout=CLOSE_TIMEOUT)
 
 
@@ -124,6 +129,7 @@ def _look_around(settings: Settings) -> list[report.Line]:
 def _configure(app: Any, kind: str, processes_or_greenlets: int) -> Settings:
     try:
         settings = read_settings(app, kind, processes_or_greenlets)
+        exposition.check(settings)
         configure(settings)
     except (geventpg.OptionError, geventpg.NotConfigured) as error:
         raise SystemExit(f"geventpg: {error}") from None

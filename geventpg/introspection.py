@@ -17,7 +17,7 @@ from psycopg._cursor_base import BaseCursor
 
 from .causes import EVICTIONS, RETIREMENTS
 from .slots import Slot, SlotState
-from .stats import Holder, PoolStats, Waiter
+from .stats import Histogram, Holder, PoolStats, Waiter
 from .text import text_of
 from .work import work_of
 
@@ -32,8 +32,10 @@ _COMMANDS = {"commit": "COMMIT", "rollback": "ROLLBACK"}
 def stats(pool: Pool[Any]) -> PoolStats:
     """Return what *pool* counted and measured, and its sizes now."""
     bag, tally = pool._bag, pool._tally
+    now = time.monotonic()
     at_once = pool._requests - pool._queued - tally.at_once_errors
     counters = pool._stats
+    first, *others = tally.waits
     return PoolStats(
         name=pool.name,
         min_size=pool.min_size,
@@ -44,6 +46,8 @@ def stats(pool: Pool[Any]) -> PoolStats:
         returning=bag.returning,
         connecting=bag.connecting,
         waiting=len(pool._waiting),
+        longest_hold=max((now - slot.since for slot in _taken(pool)), default=0.0),
+        longest_wait=max((now - waiter.since for waiter in pool._waiting), default=0.0),
         requests=pool._requests,
         queued=pool._queued,
         timed_out=tally.timed_out,
@@ -58,10 +62,10 @@ def stats(pool: Pool[Any]) -> PoolStats:
         lost=counters[pool._STATEMENTS_LOST],
         cancelled=tally.cancelled,
         leaked=tally.leaked,
-        wait=tally.wait.snapshot(at_once=max(at_once, 0)),
+        wait=Histogram((first + max(at_once, 0), *others), pool._wait_seconds),
         connect=tally.connect.snapshot(),
         validate=tally.validate.snapshot(),
-        hold=None if tally.hold is None else tally.hold.snapshot(),
+        hold=None if tally.holds is None else Histogram(tuple(tally.holds), pool._usage_seconds),
         statement=None if tally.statement is None else tally.statement.snapshot(),
     )
 
@@ -69,8 +73,12 @@ def stats(pool: Pool[Any]) -> PoolStats:
 def holders(pool: Pool[Any]) -> tuple[Holder, ...]:
     """Return who has a connection of *pool*, the longest first."""
     now, clock = time.monotonic(), time.time()
-    taken = [slot for slot in pool._bag.out.values() if slot.state is SlotState.IN_USE]
-    return tuple(_holder(slot, now, clock) for slot in sorted(taken, key=lambda s: s.since))
+    taken = sorted(_taken(pool), key=lambda slot: slot.since)
+    return tuple(_holder(slot, now, clock) for slot in taken)
+
+
+def _taken(pool: Pool[Any]) -> list[Slot]:
+    return [slot for slot in list(pool._bag.out.values()) if slot.state is SlotState.IN_USE]
 
 
 def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:

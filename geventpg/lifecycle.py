@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import hub
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 open_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
 """Every open pool of this process."""
+
+on_open: list[Callable[[Pool[Any]], object]] = []
+"""Called with each pool that opens."""
 
 
 def _close_at_exit() -> None:

@@ -5,12 +5,15 @@ A connection without a meter pays one look at an attribute for each wait.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg.abc import PQGen
+
+from .stats import BOUNDS
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -31,27 +34,34 @@ _STATEMENTS = frozenset(
 class Meter:
     """Measures the statements of a pool's connections."""
 
-    __slots__ = ("_listeners", "_recorder")
+    __slots__ = ("_listeners", "_quiet", "_recorder")
 
     def __init__(self, recorder: Recorder | None, listeners: Listeners) -> None:
         self._recorder = recorder
         self._listeners = listeners
+        self._quiet = None if "statement" in listeners.kinds else recorder
+        """The recorder, if nobody is to be told: the short way."""
 
     def drive(self, conn: Connection[Any], gen: PQGen[RV]) -> RV:
         """Wait for *gen*, as a connection does, and measure it if it executes a statement.
 
         In a pipeline of the user's the answer comes later, to somebody else: not measured.
         """
-        code = getattr(gen, "gi_code", None)
-        if code is None or code.co_name not in _STATEMENTS or conn._pipeline is not None:
+        try:
+            name = gen.gi_code.co_name  # type: ignore[attr-defined]
+        except AttributeError:  # one of psycopg's in C, for what is no statement
+            name = ""
+        if name not in _STATEMENTS or conn._pipeline is not None:
             return conn._watch.drive(gen)
-        if "statement" not in self._listeners.kinds:
+        recorder = self._quiet
+        if recorder is not None:
             started = monotonic()
             try:
                 return conn._watch.drive(gen)
             finally:
-                if self._recorder is not None:
-                    self._recorder.record(monotonic() - started)
+                took = monotonic() - started
+                recorder.counts[bisect_left(BOUNDS, took)] += 1
+                recorder.sum += took
         # It has not begun: all that it knows is its arguments.
         arguments = gen.gi_frame.f_locals  # type: ignore[attr-defined]
         query = arguments.get("query", arguments.get("statement"))

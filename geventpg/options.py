@@ -274,8 +274,9 @@ _EXPECTED: Mapping[Callable[[str], Any], str] = {
     _parse_bool: "true or false",
 }
 
-# GEVENTPG_TEST_* and GEVENTPG_DEMO_* belong to the test-suite and the demo.
-_NOT_OPTIONS = ("test_", "demo_")
+# GEVENTPG_TEST_* and GEVENTPG_DEMO_* belong to the test-suite and the demo, GEVENTPG_METRICS_* to
+# the Celery integration.
+_NOT_OPTIONS = ("test_", "demo_", "metrics_")
 
 
 def _type(value: Any) -> str:

@@ -8,6 +8,7 @@ way back in `recycler`, and everything that happens by itself in `watchdog`.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,7 @@ from .options import check_options, check_sizes
 from .pool_life import PoolLife
 from .slots import Slot, SlotState
 from .statement import Statement
+from .stats import BOUNDS
 
 if TYPE_CHECKING:
     pass
@@ -184,24 +186,23 @@ class Pool(PoolLife[CT]):
                 self._recycler.recycle(waiter.value)  # handed over just before we were killed
             else:
                 self._waiting.leave(waiter)
-            self._has_waited(started, None, error)
+            self._waited(started, error)
             if type(error) is PoolTimeout:
                 raise self._timed_out(timeout) from self._connector.last_error
             raise
         handed.taker = ref(getcurrent())
-        self._has_waited(started, handed, None)
-        return handed
-
-    def _has_waited(self, started: float, slot: Slot | None, error: BaseException | None) -> None:
         waited = monotonic() - started
         self._wait_seconds += waited
-        self._tally.wait.record(waited)
-        if "waited" not in self._listeners.kinds:
-            return
-        if slot is not None:
-            self._tell("waited", slot, seconds=waited)
-        else:
-            self._listeners.tell("waited", seconds=waited, error=error)
+        self._wait_counts[bisect_left(BOUNDS, waited)] += 1
+        if self._tells_waits:
+            self._tell("waited", handed, seconds=waited)
+        return handed
+
+    def _waited(self, started: float, error: BaseException) -> None:
+        waited = monotonic() - started
+        self._wait_seconds += waited
+        self._wait_counts[bisect_left(BOUNDS, waited)] += 1
+        self._listeners.tell("waited", seconds=waited, error=error)
 
     def _tell(self, kind: str, slot: Slot, **fields: Any) -> None:
         try:
@@ -252,8 +253,8 @@ class Pool(PoolLife[CT]):
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
         held = now - slot.since
         self._usage_seconds += held
-        if self._hold is not None:
-            self._hold.record(held)
+        if self._hold_counts is not None:
+            self._hold_counts[bisect_left(BOUNDS, held)] += 1
         slot.since, slot.taker = now, None
         if (
             self._plain_return

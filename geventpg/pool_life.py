@@ -14,7 +14,7 @@ from psycopg_pool.abc import CT
 from . import hub
 from .causes import Cause
 from .errors import PoolClosed, PoolTimeout
-from .lifecycle import open_pools
+from .lifecycle import on_open, open_pools
 from .pool_state import PoolState
 from .slots import Slot, SlotState
 
@@ -61,6 +61,8 @@ class PoolLife(PoolState[CT]):
         self._closed = False
         self._opened = True
         open_pools.add(cast("Pool[Any]", self))
+        for tell in on_open:
+            tell(cast("Pool[Any]", self))
         self._start_maintenance()
 
     def _start_maintenance(self) -> None:

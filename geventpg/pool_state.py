@@ -119,18 +119,8 @@ class PoolState(ConnectionPool[CT]):
             LeakDetector(self.name, leak_threshold) if leak_threshold else NoLeakDetector()
         )
         self._warnings = Warnings(f"pool {self.name!r}")
-        self._requests = 0
-        self._queued = 0
-        self._wait_seconds = 0.0
-        self._usage_seconds = 0.0
-        self._popped: dict[str, int] = {}
-        """The counters as `pop_stats` last saw them."""
-        self._tally = Tally(timings=timings)
-        self._hold = self._tally.hold
         self._listeners = Listeners(self.name)
-        self._meter: Meter | None = None
         self._start_afresh()
-        self._listeners_changed()
         if open is None:
             open = self._open_implicit = True
         if open:
@@ -155,6 +145,19 @@ class PoolState(ConnectionPool[CT]):
         # Checkouts and returns that need none of the questions of the slow path.
         self._plain_checkout = False
         self._plain_return = False
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._stats.clear()
+        self._requests = self._queued = 0
+        self._wait_seconds = self._usage_seconds = 0.0
+        self._popped: dict[str, int] = {}
+        """The counters as `pop_stats` last saw them."""
+        self._tally = Tally(timings=self.timings)
+        self._wait_counts, self._hold_counts = self._tally.waits, self._tally.holds
+        self._tells_waits = False
+        self._meter: Meter | None = None
+        self._listeners_changed()
 
     # -- what it tells ---------------------------------------------------------------------
 
@@ -215,8 +218,8 @@ class PoolState(ConnectionPool[CT]):
     def holders(self) -> tuple[Holder, ...]:
         """Return who has a connection now, the longest first, and what each executes.
 
-        Does not block or switch; to be called in the pool's thread. Finding it out costs
-        some microseconds for each, and nothing while nobody asks.
+        Does not block or switch; to be called in the pool's thread. It is found out now, and
+        costs nothing while nobody asks.
         """
         return introspection.holders(cast("Pool[CT]", self))
 
@@ -233,7 +236,7 @@ class PoolState(ConnectionPool[CT]):
         It is called on the spot, in whatever greenlet it happens in, or in the hub: it must not
         block. What it raises is logged, once, and hurts nobody. Raise `OptionError` for an
         unknown kind. Kinds that nobody asked for cost nothing; ``checked_out``, ``returned`` and
-        ``statement`` cost each checkout, return and statement some microseconds.
+        ``statement`` slow each checkout, return and statement down.
         """
         self._listeners.add(listener, kinds)
         self._listeners_changed()
@@ -245,6 +248,7 @@ class PoolState(ConnectionPool[CT]):
 
     def _listeners_changed(self) -> None:
         self._update_fast_paths()
+        self._tells_waits = "waited" in self._listeners.kinds
         wanted = self.timings or "statement" in self._listeners.kinds
         self._meter = Meter(self._tally.statement, self._listeners) if wanted else None
         for slot in self._bag:

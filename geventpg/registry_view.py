@@ -15,12 +15,18 @@ from typing import Any
 from psycopg import pq
 from psycopg_pool import ConnectionPool
 
-from . import binding
+from . import binding, lifecycle, registry
 from .causes import EVICTIONS, RETIREMENTS, Cause
 from .introspection import running_statement
 from .pool import Pool
 from .stats import Histogram, Holder, PoolStats, Waiter
 from .work import work_of_thread
+
+
+def all_pools() -> list[ConnectionPool[Any]]:
+    """Return every open pool of this process, and psycopg_pool's own if they are named ones."""
+    named = [pool for pool in registry.open_pools().values() if not isinstance(pool, Pool)]
+    return [*list(lifecycle.open_pools), *named]
 
 
 def stats(pool: ConnectionPool[Any]) -> PoolStats:
@@ -47,6 +53,8 @@ def stats(pool: ConnectionPool[Any]) -> PoolStats:
         in_use=max(size - idle, 0),
         returning=0,
         connecting=0,
+        longest_hold=max((time.monotonic() - h.since for h in binding.held_of(pool)), default=0.0),
+        longest_wait=0.0,
         waiting=number("requests_waiting"),
         requests=number("requests_num"),
         queued=number("requests_queued"),

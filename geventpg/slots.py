@@ -117,12 +117,12 @@ class Bag:
     @property
     def in_use(self) -> int:
         """Connections checked out by somebody."""
-        return sum(slot.state is SlotState.IN_USE for slot in self.out.values())
+        return sum(slot.state is SlotState.IN_USE for slot in list(self.out.values()))
 
     @property
     def returning(self) -> int:
         """Connections that will soon be available: being cleaned or checked."""
-        return sum(slot.state is not SlotState.IN_USE for slot in self.out.values())
+        return sum(slot.state is not SlotState.IN_USE for slot in list(self.out.values()))
 
     def add(self, slot: Slot) -> None:
         """Enter a connection that was just opened in place of its reservation."""

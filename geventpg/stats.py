@@ -78,6 +78,11 @@ class PoolStats:
     waiting: int
     """Who waits for a connection now."""
 
+    longest_hold: float
+    """Age (s) of the longest checkout that goes on, 0 if there is none."""
+    longest_wait: float
+    """For how long (s) the first in line has been waiting, 0 if nobody does."""
+
     requests: int
     """Checkouts that were asked for."""
     queued: int

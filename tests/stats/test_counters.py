@@ -11,10 +11,11 @@ import gevent
 import psycopg
 import pytest
 
-from geventpg import Pool, PoolTimeout, TooManyRequests
+from geventpg import Pool, PoolClosed, PoolTimeout, TooManyRequests
 from geventpg.causes import EVICTIONS, RETIREMENTS, Cause
 from geventpg.stats import BOUNDS, Histogram
 from geventpg.tally import Recorder
+from tests.support.script import output_of
 from tests.support.waiting import wait_until
 
 
@@ -103,6 +104,18 @@ def test_refused_credentials_are_counted(make_pool, dsn):
     assert pool.stats().timed_out == 0
     assert pool.stats().connect_errors >= 1
     pool.close()
+
+
+def test_those_who_wait_when_the_pool_is_closed_count_as_nothing_else(make_pool):
+    pool = make_pool(max_size=1)
+    with pool.connection():
+        waiter = gevent.spawn(pool.getconn, 10)
+        wait_until(pool.waiters)
+        pool.close()
+        with pytest.raises(PoolClosed):
+            waiter.get()
+    stats = pool.stats()
+    assert (stats.timed_out, stats.shed, stats.interrupted, stats.rejected) == (0, 0, 0, 0)
 
 
 # -- why connections leave -----------------------------------------------------------------------
@@ -311,6 +324,15 @@ def test_statements_of_every_cursor_class_are_measured(make_pool, make_cursor):
     assert pool.stats().statement.count == 1
 
 
+def test_what_is_executed_in_a_pipeline_is_not_measured(make_pool):
+    """Its answer comes later: sending it is not its time."""
+    pool = make_pool(timings=True)
+    with pool.connection() as conn, conn.pipeline():
+        conn.execute("select 1")
+        conn.cursor().executemany("select %s::int", [[1]])
+    assert pool.stats().statement.count == 0
+
+
 # -- histograms ----------------------------------------------------------------------------------
 
 
@@ -335,3 +357,34 @@ def test_quantiles_and_the_mean_of_a_histogram():
     assert histogram.mean == pytest.approx(1.04196)
     assert (histogram + histogram).count == 200
     assert (histogram + Histogram()) == histogram
+
+
+# -- forks ---------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_counts_from_zero(dsn):
+    """Its parent goes on counting what the parent did: in a sum it would be there twice."""
+    printed = output_of(
+        """
+        from gevent import monkey; monkey.patch_all()
+        import os, sys, gevent, geventpg
+        pool = geventpg.Pool(sys.argv[1], min_size=1, max_size=1, open=True, timings=True)
+        with pool.connection() as conn:
+            conn.execute("select 1")
+        child = os.fork()
+        if not child:
+            stats = pool.stats()
+            assert (stats.requests, stats.created, stats.connect.count) == (0, 0, 0), stats
+            assert pool.get_stats()["requests_num"] == stats.hold.count == stats.wait.count == 0
+            with pool.connection() as conn:
+                conn.execute("select 1")
+            stats = pool.stats()
+            assert (stats.requests, stats.statement.count, stats.hold.count) == (1, 1, 1), stats
+            pool.close()
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], pool.stats().requests)
+        pool.close()
+        """,
+        dsn,
+    )
+    assert printed == "0 1\n"

@@ -179,11 +179,13 @@ def test_what_a_greenlet_works_on_can_be_nested_and_ends_with_the_block(make_poo
         assert pool.holders()[0].task is None
 
 
-def test_the_pool_does_not_keep_a_greenlet_that_holds_a_connection(make_pool):
+@pytest.mark.parametrize("has_to_wait", [False, True])
+def test_the_pool_does_not_keep_a_greenlet_that_holds_a_connection(make_pool, has_to_wait):
     """A raw greenlet that nobody refers to ends, and gives back what it has."""
     import greenlet
 
-    pool = make_pool()
+    pool = make_pool(min_size=0 if has_to_wait else 1)
+    pool.wait()
 
     def work():
         with pool.connection():
@@ -191,7 +193,7 @@ def test_the_pool_does_not_keep_a_greenlet_that_holds_a_connection(make_pool):
 
     raw = greenlet.greenlet(work)
     raw.switch()
-    assert pool.holders()[0].greenlet.startswith("greenlet ")
+    wait_until(lambda: pool.holders() and pool.holders()[0].greenlet.startswith("greenlet "))
     del raw
     wait_until(lambda: pool.holders() == ())
 

@@ -1,0 +1,1 @@
+"""Metrics: Prometheus, OpenTelemetry, the dashboard, and workers that serve them."""
