@@ -123,6 +123,12 @@ def test_what_cannot_be_done_is_an_error_that_says_why(busy_worker, command, arg
     assert said in answer["error"]
 
 
+def both_at_work(worker):
+    """Run two tasks at the same time; return whose connections they had."""
+    results = [worker.send("backend", 0.3) for _ in range(2)]
+    return {result.get(timeout=15) for result in results}
+
+
 def test_children_that_hang_are_named_and_new_ones_have_the_new_size(own_worker):
     folder = Path(tempfile.mkdtemp(prefix="g", dir="/tmp"))
     worker = own_worker(pool="prefork", concurrency=2, env={"TMPDIR": str(folder)})
@@ -149,6 +155,8 @@ def test_children_that_hang_are_named_and_new_ones_have_the_new_size(own_worker)
             0.1,
             "the child in its place has the new size",
         )
+        # Celery may wait in vain for a child that is not up yet: let both do something first.
+        wait_until(lambda: len(both_at_work(worker)) == 2, 15, 0.05, "both children are at work")
         (sockets,) = folder.glob("geventpg-*")
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
         assert worker.process.stop("warm") == 0
