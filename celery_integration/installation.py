@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery import Celery, current_app, signals
 from celery.app.trace import build_tracer
 
-from . import worker
+from . import remote, worker
 from .cold_shutdown import ColdShutdown
 from .tasks import wrap_task
 
@@ -28,6 +29,8 @@ def install(app: Celery) -> Celery:
 
 def install_on_worker_start() -> None:
     """Install on the app of whatever worker starts in this process. Idempotent."""
+    if "celery.worker.control" in sys.modules:  # a worker, or the command `celery`
+        remote.register()
     uid = "celery_integration"
     signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=uid)
     signals.worker_process_init.connect(_on_worker_process_init, weak=False, dispatch_uid=uid)
@@ -39,6 +42,7 @@ def install_on_worker_start() -> None:
 
 def _on_worker_init(sender: Any, **_kwargs: Any) -> None:
     install(sender.app)
+    remote.register()
     sender.app.steps["worker"].add(ColdShutdown)
     worker.init(sender)
 

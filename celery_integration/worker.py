@@ -16,6 +16,8 @@ import geventpg
 from geventpg import registry
 
 from . import exposition, report
+from .children import CHILDREN
+from .evictions import EvictionEvents
 from .settings import Settings, configure, read_settings
 
 CLOSE_TIMEOUT = 5.0
@@ -39,9 +41,11 @@ def init(worker: Any) -> None:
         )
     settings = _configure(worker.app, kind, _max_concurrency(worker))
     if kind == "prefork":
+        CHILDREN.open()
         return  # whatever connected here would be shared by the children
     if kind == "gevent":
         registry.run_on_gevent()
+        registry.when_opened(EvictionEvents(worker).watch)
     registry.get_pool()
     # The worker's log is not set up yet: `ready` writes it.
     _start_up_lines.extend(_look_around(settings))
@@ -64,6 +68,7 @@ def process_started(**_kwargs: Any) -> None:
     if settings.kind != "prefork":
         return
     registry.get_pool()
+    CHILDREN.answer()
     lines = exposition.start(settings)
     if report.is_first_process():
         lines = [*_look_around(settings), *lines]
@@ -85,6 +90,21 @@ def shut_down(**_kwargs: Any) -> None:
 def cut_off(**_kwargs: Any) -> None:
     """Cold shutdown: tasks are not waited for, so cancel what they run and close everything."""
     registry.abort_all(timeout=CLOSE_TIMEOUT)
+
+
+def is_prefork() -> bool:
+    """Tell whether the worker's pools are in its children."""
+    return bool(_settings) and _settings[-1].kind == "prefork"
+
+
+def resize_later(pool: str, min_size: int, max_size: int) -> None:
+    """Let the pools *pool* of children that are forked from now on begin with these sizes."""
+    sizes = {"min_size": min_size, "max_size": max_size}
+    if _settings and pool == "default":
+        _settings[-1].options.update(sizes)
+        configure(_settings[-1])
+    else:
+        registry.resize_later(pool, min_size, max_size)
 
 
 def release_leftovers(task: Any) -> None:

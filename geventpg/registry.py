@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -56,6 +56,7 @@ class _Config:
 _configs: dict[str, _Config] = {}
 _pools: dict[str, ConnectionPool[Any]] = {}
 _frameworks: dict[str, Framework] = {}
+_when_opened: list[Callable[[ConnectionPool[Any]], object]] = []
 
 
 @discreet
@@ -99,6 +100,8 @@ def get_pool(name: str = "default") -> Pool[Any]:
         pool = _pools.setdefault(name, fresh)
         if pool is fresh:
             pool.open()
+            for tell in _when_opened:
+                tell(pool)
     return cast("Pool[Any]", pool)
 
 
@@ -245,6 +248,17 @@ def options_of(name: str) -> Mapping[str, Any] | None:
     return None if config is None else config.options
 
 
+def resize_later(name: str, min_size: int, max_size: int) -> None:
+    """Have pools *name* that are made from now on, in children too, begin with these sizes.
+
+    No-op for a pool that nobody configured. The one that is open stays as it is. Does not block.
+    """
+    config = _configs.get(name)
+    if config is not None:
+        sizes = {"min_size": min_size, "max_size": max_size}
+        _configs[name] = _Config(config.conninfo, {**config.options, **sizes})
+
+
 def forget(name: str, timeout: float = 5.0) -> None:
     """Close the pool *name*, within *timeout* seconds, and forget its configuration."""
     _configs.pop(name, None)
@@ -302,6 +316,11 @@ def release_all() -> None:
 def run_on_gevent() -> None:
     """Decide that this process runs gevent, also if nothing is patched and nothing ran yet."""
     hub.current_hub()
+
+
+def when_opened(tell: Callable[[ConnectionPool[Any]], object]) -> None:
+    """Call *tell* with each named pool that is opened from now on; it must not block or raise."""
+    _when_opened.append(tell)
 
 
 def open_pools() -> dict[str, ConnectionPool[Any]]:

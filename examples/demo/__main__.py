@@ -23,30 +23,32 @@ from .table import print_results
 LOGS = Path("build", "demo")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m examples.demo", description=__doc__)
     parser.add_argument(
         "ways", nargs="*", metavar="way", help=f"only these of {', '.join(WAYS)} (default: all)"
     )
-    ways = parser.parse_args().ways or WAYS
+    parser.add_argument("--logs", type=Path, default=LOGS, metavar="DIR", help=f"({LOGS})")
+    given = parser.parse_args(arguments)
+    ways, logs = given.ways or WAYS, given.logs
     if unknown := set(ways).difference(WAYS):
         parser.error(f"no way is called {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
     console = Console()
-    LOGS.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     try:
-        run(console, ways)
+        run(console, ways, logs)
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started is stopped.")
         return 130
     except RuntimeError as error:
-        console.print(f"[red]The demo failed:[/] {error}; see {LOGS}/*.log", soft_wrap=True)
+        console.print(f"[red]The demo failed:[/] {error}; see {logs}/*.log", soft_wrap=True)
         return 1
     return 0
 
 
-def run(console: Console, ways: Sequence[str]) -> None:
+def run(console: Console, ways: Sequence[str], logs: Path) -> None:
     with (
         TemporaryDirectory(prefix="geventpg-demo-", ignore_cleanup_errors=True) as directory,
         EmbeddedPostgres(settings={"max_connections": 100}) as postgres,
@@ -55,8 +57,8 @@ def run(console: Console, ways: Sequence[str]) -> None:
         database = Database(postgres.dsn)
         database.create_accounts()
         with progress(console, ways) as report:
-            results = [run_way(way, database, broker, LOGS, report) for way in ways]
-    print_results(console, results, broker.description, LOGS)
+            results = [run_way(way, database, broker, logs, report) for way in ways]
+    print_results(console, results, broker.description, logs)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def shared_workers(make_worker) -> Callable[[str], RunningWorker]:
     """Return a function that gives the session's worker of a pool kind."""
     workers: dict[str, RunningWorker] = {}
     options: dict[str, dict[str, Any]] = {
-        "gevent": {"concurrency": 100, "env": {"GEVENTPG_MAX_SIZE": "5"}},
+        "gevent": {"concurrency": 100, "env": {"GEVENTPG_MAX_SIZE": "5"}, "args": ("-E",)},
         "prefork": {"concurrency": 2},
         "threads": {"concurrency": 4},
         "solo": {"concurrency": 1},

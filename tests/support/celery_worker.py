@@ -46,7 +46,9 @@ class CeleryWorker:
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             *args,
         ]
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        # What a worker that is killed leaves behind goes when pytest tidies up.
+        folders = {"TMPDIR": str(log_path.parent)}
+        self._env = {**os.environ, **folders, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._env["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(ROOT), self._env.get("PYTHONPATH")])
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,13 +39,51 @@ class RunningWorker:
 
     def call(self, task: str, *args: Any, timeout: float = 10.0, **options: Any) -> Any:
         """Send a task and return its result, or raise its exception."""
-        return returned_by([self.send(task, *args, **options)], timeout)[0]
+        return self.send(task, *args, **options).get(timeout=timeout)
 
     def outcome(self, task: str, *args: Any, timeout: float = 10.0, **options: Any) -> AsyncResult:
         """Send a task, wait until it has succeeded or failed, and return the result object."""
         result = self.send(task, *args, **options)
-        returned_by([result], timeout, propagate=False)
+        result.get(timeout=timeout, propagate=False)
         return result
+
+    @property
+    def node(self) -> str:
+        """Return the worker's name for remote control."""
+        return f"{self.process.name}@{socket.gethostname()}"
+
+    def control(self, command: str, timeout: float = 15.0, **arguments: Any) -> Any:
+        """Send a command of remote control to this worker only, and return its answer.
+
+        It is sent again if there is none: Redis has no queue for them, and a worker may listen
+        a little later than it says that it is ready.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            replies = self.client.control.broadcast(
+                command, arguments, destination=[self.node], reply=True, timeout=3.0, limit=1
+            )
+            if replies:
+                return replies[0][self.node]
+        raise AssertionError(f"{self.node} gave no answer within {timeout} s")
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the pools of all its processes, as remote control tells them."""
+        return [
+            {"pid": process["pid"], **pool}
+            for process in self.control("geventpg")["processes"]
+            for pool in process.get("pools", ())
+        ]
+
+    def cancel_everything(self) -> None:
+        """Cancel the statements that run, so that their tasks end."""
+        query = "select pg_cancel_backend(pid) from pg_stat_activity where application_name = %s"
+        name = str(conninfo_to_dict(self.dsn)["application_name"])
+        self._admin().execute(query + " and state = 'active'", [name])
+
+    def terminate(self, pid: int) -> None:
+        """End a session on the server."""
+        self._admin().execute("select pg_terminate_backend(%s)", [pid])
 
     def notes(self, tag: str) -> list[str]:
         """Return the committed notes whose tag begins with *tag*, without that beginning."""
@@ -70,9 +109,10 @@ def returned_by(
 ) -> list[Any]:
     """Return what the tasks returned (or raised) once all have ended, in the order given.
 
-    The backend is asked what it has stored. Celery's own waiting listens to what Redis publishes,
-    and among a hundred results that end within a second it has been seen to wait for one that had
-    been there for half a minute.
+    For crowds of tasks that are not retried: the backend is asked what it has stored. Celery's own
+    waiting listens to what Redis publishes, and among a hundred results that end within a second
+    it has been seen to wait for one that had been there for half a minute. (What is stored of a
+    retried task may be its first end, if that is written after its second.)
     """
     waiting = list(results)
     deadline = time.monotonic() + timeout

@@ -1,0 +1,60 @@
+"""A Celery event when connections of a worker's pool are lost, one for each burst.
+
+A server that restarts ends all connections at once; twenty events would say no more than one.
+It is one of the worker's own events, like its heartbeats, which are sent unless gossip and
+heartbeats are off, and with ``-E``. Only pools of geventpg tell of evictions, so not under prefork,
+threads and solo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import gevent
+
+from geventpg import Pool
+from geventpg.listeners import Event
+
+logger = logging.getLogger("celery.worker.geventpg")
+
+TYPE = "worker-geventpg-evicted"
+"""The event's type. Fields: ``pool``, ``count``, ``causes`` (a dict of numbers), ``seconds``."""
+
+BURST = 1.0
+"""Seconds from the first connection that was lost to the event, which counts those in between."""
+
+
+class EvictionEvents:
+    """Counts what one worker's pools lose, and tells of it."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._bursts: dict[str, Counter[str]] = {}
+
+    def watch(self, pool: Any) -> None:
+        """Tell of evictions from *pool* too, if it can tell. Does not block."""
+        if isinstance(pool, Pool):
+            pool.add_listener(self._note, "evicted")
+
+    def _note(self, event: Event) -> None:
+        # Perhaps in the hub: what talks to the broker has a greenlet of its own.
+        burst = self._bursts.get(event.pool)
+        if burst is None:
+            burst = self._bursts[event.pool] = Counter()
+            gevent.spawn_later(BURST, self._send, event.pool)
+        burst[event.cause or "unknown"] += 1
+
+    def _send(self, pool: str) -> None:
+        causes = self._bursts.pop(pool)
+        dispatcher = getattr(self._worker.consumer, "event_dispatcher", None)
+        if dispatcher is None or not dispatcher.enabled:
+            return
+        try:
+            dispatcher.send(
+                TYPE, pool=pool, count=causes.total(), causes=dict(causes), seconds=BURST
+            )
+        except Exception as error:
+            # The broker may be away for the same reason as the server.
+            logger.warning("geventpg: no event of %s lost connections: %s", causes.total(), error)

@@ -1,0 +1,103 @@
+"""What one process tells of its pools, and what it does with them when it is told to.
+
+Plain values, as they travel through the broker. With gevent it is asked in its own thread; without,
+any thread may ask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from psycopg_pool import ConnectionPool
+
+from geventpg import Pool, hub, registry, registry_view
+from geventpg.options import check_sizes
+
+MOST = 50
+"""Holders, and waiters, that are told of each pool: the longest ones. Counts are complete."""
+
+LENGTH = 300
+"""Characters of a statement that are told."""
+
+_ATTEMPTS = 5
+
+
+def describe() -> dict[str, Any]:
+    """Return this process's pools: sizes, who waits, and who holds what. Does not block."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            pools = sorted(registry.open_pools().items())
+            return {"pid": os.getpid(), "pools": [_describe(name, pool) for name, pool in pools]}
+        except RuntimeError:
+            # Something came or went while this thread, which is not its own, looked at it.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def resize(min_size: int, max_size: int | None = None, pool: str = "default") -> dict[str, Any]:
+    """Do `Pool.resize` for the open pool *pool*; return the sizes. Raise `OptionError`."""
+    max_size = min_size if max_size is None else max_size
+    check_sizes(min_size, max_size)
+    _change(pool, lambda opened: opened.resize(min_size, max_size))
+    return {"pid": os.getpid(), "min_size": min_size, "max_size": max_size}
+
+
+def drain(pool: str = "default") -> dict[str, Any]:
+    """Do `Pool.drain` for the open pool *pool*; return how many connections will be replaced."""
+    sizes = _change(pool, lambda opened: opened.drain())
+    return {"pid": os.getpid(), "connections": sizes}
+
+
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "describe": describe,
+    "resize": resize,
+    "drain": drain,
+}
+
+
+def _change(name: str, change: Callable[[ConnectionPool[Any]], object]) -> int:
+    pool = registry.open_pools().get(name)
+    if pool is None:
+        known = ", ".join(sorted(registry.open_pools())) or "none"
+        raise LookupError(f"no pool {name!r} is open in process {os.getpid()} (open: {known})")
+    if isinstance(pool, Pool):
+        hub.check_can_wait(pool._hub, f"the pool {name!r}")
+    size = int(pool.get_stats()["pool_size"])
+    change(pool)
+    return size
+
+
+def _describe(name: str, pool: ConnectionPool[Any]) -> dict[str, Any]:
+    stats = registry_view.stats(pool)
+    counters = pool.get_stats()
+    return {
+        "pool": name,
+        "engine": "geventpg" if isinstance(pool, Pool) else "psycopg_pool",
+        **{name: getattr(stats, name) for name in _NUMBERS},
+        "evicted": sum(stats.evicted.values()),
+        "wait_ms": counters.get("requests_wait_ms", 0),
+        "held_ms": counters.get("usage_ms", 0),
+        "holders": _first(holder.as_dict() for holder in registry_view.holders(pool)),
+        "waiters": _first(waiter.as_dict() for waiter in registry_view.waiters(pool)),
+    }
+
+
+_NUMBERS = (
+    *("min_size", "max_size", "size", "idle", "in_use", "returning", "connecting", "waiting"),
+    *("requests", "queued", "timed_out", "shed", "created", "connect_errors"),
+    *("healed", "cancelled", "leaked"),
+)
+
+
+def _first(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    shown = []
+    for entry in list(entries)[:MOST]:
+        statement = entry.get("statement")
+        if statement is not None:
+            text = " ".join(statement.split())
+            entry["statement"] = text if len(text) <= LENGTH else f"{text[: LENGTH - 1]}…"
+        shown.append(entry)
+    return shown

@@ -1,0 +1,1 @@
+"""What `doctor` looks at, a file for each place. Functions return findings and print nothing."""
