@@ -314,8 +314,13 @@ def reclaim_from_dead() -> bool:
 
 def held_of(pool: ConnectionPool[Any]) -> list[HeldConnection]:
     """Return what all greenlets and threads hold of *pool*."""
-    everything = [held for holder in list(_holders) for held in list(holder.held.values())]
-    return [held for held in everything if held.pool is pool]
+    while True:
+        try:
+            everyone = list(_holders)
+            break
+        except RuntimeError:
+            continue  # another thread came or went meanwhile
+    return [h for holder in everyone for h in list(holder.held.values()) if h.pool is pool]
 
 
 def give_back_what_rests() -> None:

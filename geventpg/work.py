@@ -50,7 +50,8 @@ def work_of(greenlet: Any) -> tuple[str | None, str | None]:
 
 def work_of_thread(ident: int) -> tuple[str | None, str | None]:
     """Return the name and the id of what a thread works on that runs no greenlets."""
-    for work in list(_current.values()):
-        if work._thread == ident:
+    for reference in _current.keyrefs():  # a list at once: other threads go on
+        work = _current.get(reference())
+        if work is not None and work._thread == ident:
             return work.name, work.id
     return None, None

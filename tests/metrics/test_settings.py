@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("celery")
 
+from celery_integration import exposition
 from celery_integration.settings import read_settings
 from geventpg import OptionError
 
@@ -44,3 +48,28 @@ def test_what_is_no_port_is_refused(port):
 def test_what_is_no_host_is_refused():
     with pytest.raises(OptionError, match="metrics_host must be a string"):
         read(metrics_port=1, metrics_host=3)
+
+
+def test_a_worker_whose_port_is_taken_says_so_and_goes_on():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ((level, line),) = exposition.start(read(metrics_port=port))
+    assert level == logging.ERROR
+    assert line.startswith(f"geventpg: no metrics are served at port {port}: ")
+    exposition.stop()
+
+
+def test_prefork_children_take_the_ports_that_follow():
+    conf = {"geventpg": {"conninfo": "host=db", "metrics_port": 0}}
+    settings = read_settings(SimpleNamespace(conf=conf), "prefork", 2)
+    exposition.start(settings)
+    try:
+        (server,) = exposition._servers
+        following = replace(settings, metrics_port=server.port)
+        ((level, line),) = exposition.start(following)
+        # The port of the first is taken, so it is the next one, if nobody else has that.
+        assert level in (logging.INFO, logging.ERROR)
+        assert (f"127.0.0.1:{server.port + 1}/metrics" in line) == (level == logging.INFO)
+    finally:
+        exposition.stop()
+    assert exposition._servers == []

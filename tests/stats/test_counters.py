@@ -221,7 +221,7 @@ def test_a_connection_that_fails_its_check_is_counted(make_pool):
             conn.close()
             raise RuntimeError("bad")
 
-    pool = make_pool(check=check)
+    pool = make_pool(min_size=2, check=check)  # another is tried at once
     pool.wait()
     with pool.connection():
         pass
