@@ -45,15 +45,21 @@ class Children:
         self._owner = 0
 
     def open(self) -> None:
-        """Make the directory, before the first child is there."""
+        """Make the directory, before the first child is there; if that fails, do without."""
         if self._directory is not None and self._owner == os.getpid():
             return
-        self._owner = os.getpid()
-        self._directory = Path(tempfile.mkdtemp(prefix="geventpg-"))
-        if len(os.fsencode(self._directory)) > _LONGEST_PATH:
-            self._directory.rmdir()
-            self._directory = Path(tempfile.mkdtemp(prefix="geventpg-", dir="/tmp"))
-        os.environ[_VARIABLE] = str(self._directory)
+        self._owner, self._directory = os.getpid(), None
+        os.environ.pop(_VARIABLE, None)  # of a worker that has started this one
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="geventpg-"))
+            if len(os.fsencode(directory)) > _LONGEST_PATH:
+                directory.rmdir()
+                directory = Path(tempfile.mkdtemp(prefix="geventpg-", dir="/tmp"))
+        except OSError as error:
+            logger.warning("geventpg: remote control cannot reach the children: %s", error)
+            return
+        self._directory = directory
+        os.environ[_VARIABLE] = str(directory)
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -88,6 +94,8 @@ class Children:
 
         Block this thread for `PATIENCE` seconds at most.
         """
+        if self._directory is None:
+            return [], dict.fromkeys(pids, "cannot be asked: there is no directory for its socket")
         deadline = monotonic() + PATIENCE
         question = json.dumps({"command": command, "arguments": arguments}).encode()
         answers: list[dict[str, Any]] = []
@@ -97,7 +105,7 @@ class Children:
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 sock.settimeout(max(deadline - monotonic(), 0.001))
                 try:
-                    sock.connect(str(Path(self._directory or "", str(pid))))
+                    sock.connect(str(Path(self._directory, str(pid))))
                     sock.sendall(question)
                     sock.shutdown(socket.SHUT_WR)
                 except FileNotFoundError:

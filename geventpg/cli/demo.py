@@ -28,4 +28,9 @@ def demo(ways: tuple[str, ...], logs: Path | None) -> None:
     except ProgramMissing as error:
         raise click.ClickException(str(error)) from None
     folder = logs or Path(tempfile.mkdtemp(prefix="geventpg-demo-"))
-    raise SystemExit(program.main([*ways, "--logs", str(folder)]))
+    try:
+        status = program.main([*ways, "--logs", str(folder)])
+    finally:
+        if logs is None and not any(folder.iterdir()):
+            folder.rmdir()  # it did not begin
+    raise SystemExit(status)

@@ -28,10 +28,12 @@ def installed(tmp_path_factory) -> Path:
     return folder / "lib"
 
 
-def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    installed: Path, folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "geventpg", *arguments],
-        cwd=folder, env=clean_environment(PYTHONPATH=str(installed)),
+        cwd=folder, env=clean_environment(PYTHONPATH=str(installed), **environment),
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
@@ -54,9 +56,10 @@ def test_an_installed_benchmark_runs_on_a_server_of_the_user_s_and_draws_a_chart
 
 
 def test_an_installed_demo_knows_its_ways(installed, tmp_path):
-    done = run(installed, tmp_path, "demo", "no-such-way")
+    done = run(installed, tmp_path, "demo", "no-such-way", TMPDIR=str(tmp_path))
     assert done.returncode == 2
     assert "there are shared, stock, geventpg" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_table_of_the_benchmark_s_name_is_not_dropped(dsn, admin):
