@@ -25,9 +25,9 @@ from .checkout import Checkout
 from .errors import PoolTimeout, TooManyRequests
 from .hub import get_ident
 from .options import check_options, check_sizes
-from .pool_life import PoolLife
 from .slots import Slot, SlotState
 from .statement import Statement
+from .statements import StatementMethods
 
 if TYPE_CHECKING:
     pass
@@ -40,7 +40,7 @@ _IN_USE = SlotState.IN_USE
 _IDLE = SlotState.IDLE
 
 
-class Pool(PoolLife[CT]):
+class Pool(StatementMethods[CT]):
     """A pool of connections for the greenlets of one thread.
 
     A drop-in for ``psycopg_pool.ConnectionPool``: same constructor, defaults, methods,

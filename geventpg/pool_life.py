@@ -75,6 +75,7 @@ class PoolLife(PoolState[CT]):
         """
         self._connector.forget()
         self._watchdog.forget()
+        self._pipes.forget()
         for slot in self._bag:
             slot.forget()
             slot.conn._pool = None
@@ -97,6 +98,7 @@ class PoolLife(PoolState[CT]):
         closed = f"the pool {self.name!r} is closed"
         self._waiting.fail_all(lambda: PoolClosed(closed))
         self._filling.fail_all(lambda: PoolClosed(closed))
+        self._pipes.retire_all()
         for slot in self._bag:
             if slot.state is _IDLE:
                 self._bag.remove(slot)

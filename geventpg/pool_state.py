@@ -23,6 +23,7 @@ from .failover import Failover
 from .hub import get_ident
 from .leaks import LeakDetector, NoLeakDetector
 from .options import check_conninfo, check_options
+from .pipe_choice import Pipes
 from .pooler import Warnings
 from .recycler import Recycler
 from .slots import Bag
@@ -135,6 +136,7 @@ class PoolState(ConnectionPool[CT]):
         self._recycler = Recycler(this)
         self._watchdog = Watchdog(this)
         self._failover = Failover(this)
+        self._pipes = Pipes(this)
         # Set by the registry: takes back what ended raw greenlets still hold.
         self._reclaim: Callable[[], bool] | None = None
         # Open, but not at work: nothing was asked of it since a fork.
@@ -187,6 +189,7 @@ class PoolState(ConnectionPool[CT]):
         """Like `get_stats`, and set the counters to zero."""
         stats = self._snapshot()
         self._stats.clear()
+        self._pipes.clear_stats()
         self._requests = self._queued = 0
         self._wait_seconds = self._usage_seconds = 0.0
         return stats
@@ -213,6 +216,7 @@ class PoolState(ConnectionPool[CT]):
             self._REQUESTS_WAIT_MS: int(1000 * self._wait_seconds),
             self._USAGE_MS: int(1000 * self._usage_seconds),
             **self._get_measures(),
+            **self._pipes.stats().as_dict(),
         }
 
     def _get_measures(self) -> dict[str, int]:

@@ -44,6 +44,7 @@ LAYERS: list[tuple[str, list[str]]] = [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
             "detaching",
+            *("pipe*", "statements", "statement_*"),
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),

@@ -1,0 +1,456 @@
+"""One connection in libpq's pipeline mode, shared by greenlets for as long as they keep it busy.
+
+What all of them ask in one turn of the hub leaves together. Each statement has its own Sync,
+which is where its transaction is committed and where its answer is complete: an error is about
+that statement only. Answers come in the order of the statements, so who waits for one is at the
+front of the line, also if nobody does any more. Everything here runs in the hub and never waits.
+
+The connection is checked out of its pool from the first statement to the last answer, and no
+longer: idle, it is the pool's like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg._preparing import Prepare
+
+from . import hub
+from .errors import CommitUnknown
+from .pipe_wire import answers_of, last_words, sync_of
+from .statement_plan import MOVED, REPEATED, Call, Planner
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .pipe_choice import Pipes
+    from .slots import Slot
+
+logger = logging.getLogger("geventpg")
+
+BAD = pq.ConnStatus.BAD
+FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
+PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
+_FATAL = {b"FATAL", b"PANIC"}
+_CANCELED = b"57014"
+
+MOST_OUTSTANDING = 128
+"""Statements on their way on one connection. So many can be held up by one that is slow."""
+
+MOST_BYTES = 262_144
+"""Bytes of parameters on their way on one connection."""
+
+HEAD_LIMIT = 0.005
+"""Seconds with one statement after which new ones are better sent elsewhere."""
+
+SLOW = 0.02
+"""Seconds without anything to do after which the server's statement counts as slow."""
+
+FAIR_SHARE = 0.01
+"""Seconds for which a connection is kept while others wait for one."""
+
+_PORTION = 32
+"""Statements that are sent at once, though the answers of others are still being handed out."""
+
+
+class Pipe:
+    """The statements of many greenlets on one connection."""
+
+    def __init__(self, pipes: Pipes, slot: Slot, planner: Planner) -> None:
+        conn: Connection[Any] = slot.conn
+        self.conn = conn
+        self.planner = planner
+        self.row_factory = conn.row_factory
+        self.taking = True
+        """Whether new statements may be put here."""
+        self.stale_at = slot.expires_at
+        """When (``time.monotonic``) new ones are better put elsewhere."""
+        self.queue: deque[Call] = deque()
+        """Not sent yet."""
+        self.sent: deque[Call] = deque()
+        """Sent and not answered."""
+        self.head_since = 0.0
+        """When the server got to the first of those, as far as can be known."""
+        self._busy_until_head = 0.0
+        """How much processor time this thread had used then: that is not the server's time."""
+        self.awake = False
+        """Whether it will come to look into the queue by itself."""
+        self.abandoned = 0
+        """How many of those sent nobody waits for."""
+        self.cancelling = False
+        self.dead = False
+        self._cancelled = False
+        self._pipes = pipes
+        self._slot = slot
+        self._pgconn = conn.pgconn
+        self._sync = sync_of(conn.pgconn)
+        self._bytes = 0
+        self._answer: list[pq.abc.PGresult] = []
+        self._since = monotonic()
+        self._end_writing: Callable[[], None] | None = None
+        self._run_callback = conn._watch.hub.loop.run_callback
+        conn.pgconn.enter_pipeline_mode()
+        conn._watch.attend(self._readable, self._stopped)
+
+    @property
+    def load(self) -> int:
+        """How many statements are ahead of a new one."""
+        return len(self.sent) + len(self.queue)
+
+    def put(self, call: Call) -> None:
+        """Have a statement sent at the end of this turn of the hub. Does not switch."""
+        self.queue.append(call)
+        if not self.awake:
+            self.awake = True
+            self._run_callback(self._turn)
+
+    def retire(self) -> None:
+        """Take nothing new; give the connection back when what was sent is answered."""
+        self.taking = False
+
+    def evacuate(self) -> None:
+        """Have what was not sent go elsewhere."""
+        moving = [call for call in self.queue if call.wake is not None]
+        self.queue.clear()
+        self._pipes.moved += len(moving)
+        for call in moving:
+            call.answer = MOVED
+        self._hand_out(moving)
+
+    # -- sending --------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """The turn of the hub is over: send what was put here."""
+        self.awake = False
+        if not self.dead:
+            self._send()
+            self.settle()
+
+    def _send(self) -> None:
+        """Hand statements to libpq, as many as may be on their way, and those to the kernel."""
+        queue, sent, pgconn, sync = self.queue, self.sent, self._pgconn, self._sync
+        prepared = self.conn._prepared
+        names = prepared._names
+        usable = prepared.prepare_threshold is not None
+        if self._end_writing is not None:
+            return  # the kernel has not taken the last ones yet
+        if not sent:
+            self.head_since, self._busy_until_head = monotonic(), thread_time()
+        before = len(sent)
+        room = MOST_OUTSTANDING - before
+        try:
+            if prepared._to_flush:
+                self._deallocate()
+            while queue and room > 0 and self._bytes < MOST_BYTES:
+                call = queue.popleft()
+                if call.wake is None:
+                    continue  # killed meanwhile: not sent at all
+                key = call.query, call.types
+                name = names.get(key) if usable and call.prepare is not False else None
+                try:
+                    if name is not None:
+                        pgconn.send_query_prepared(name, call.params, call.formats, call.format)
+                        names.move_to_end(key)
+                        call.check = _NO_CHECK
+                    else:
+                        self._send_new(call)
+                except Exception as error:
+                    if pgconn.status == BAD:
+                        queue.appendleft(call)
+                        raise
+                    call.answer = error  # too many parameters, for example
+                    self._run_callback(self._hand_out, [call])
+                    continue
+                sync()
+                call.sent = True
+                self._bytes += call.size
+                sent.append(call)
+                room -= 1
+            if pgconn.flush() and not self.dead:
+                self._end_writing = self.conn._watch.when_writable(self._writable)
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        number = len(sent) - before
+        if number:
+            self._pipes.count_batch(number)
+            self.stale_at = min(self.head_since + HEAD_LIMIT, self._slot.expires_at)
+        if queue:
+            # Should the head turn out to be slow, they are better off elsewhere.
+            self._pipes.look_at(self.head_since + HEAD_LIMIT)
+
+    def _send_new(self, call: Call) -> None:
+        """Hand over a statement that is not prepared here, or not to be."""
+        pgconn, prepared = self._pgconn, self.conn._prepared
+        query: Any = call  # it has what of a PostgresQuery is looked at
+        prep, name = prepared.get(query, call.prepare)
+        if prep is Prepare.SHOULD:
+            pgconn.send_prepare(name, call.query, param_types=call.types)
+        if prep is Prepare.NO:
+            pgconn.send_query_params(
+                call.query,
+                call.params,
+                param_types=call.types,
+                param_formats=call.formats,
+                result_format=call.format,
+            )
+        else:
+            pgconn.send_query_prepared(
+                name, call.params, param_formats=call.formats, result_format=call.format
+            )
+        call.check = prepared.maybe_add_to_cache(query, prep, name), prep, name
+
+    def _deallocate(self) -> None:
+        """Hand over what psycopg wants to be rid of, before anything is prepared again."""
+        prepared = self.conn._prepared
+        while prepared._to_flush:
+            name = prepared._to_flush.popleft()
+            if name is None:  # all of them, also what was prepared behind that decision
+                prepared._names.clear()
+                self.conn._begin.forget()
+            command = b"DEALLOCATE " + (b"ALL" if name is None else name)
+            self._pgconn.send_query_params(command, None)
+            self._sync()
+            call = Call()
+            call.check, call.sent = _NO_CHECK, True
+            self.abandoned += 1
+            self.sent.append(call)
+
+    def _writable(self) -> None:
+        try:
+            if self._pgconn.flush():
+                return
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        self._stop_writing()
+        self._send()
+        self.settle()
+
+    def _stop_writing(self) -> None:
+        end, self._end_writing = self._end_writing, None
+        if end is not None:
+            end()
+
+    # -- receiving ------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        if self.dead:
+            return
+        try:
+            answers = answers_of(self._pgconn)
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        done = self._take(answers)
+        if self._answer and _is_the_end(self._answer[-1]):
+            words = errors.error_from_result(self._answer[-1], encoding=self._pgconn._encoding)
+            self._lose(words, done)
+            return
+        if not done:
+            return
+        pipes = self._pipes
+        now, busy = monotonic(), thread_time()
+        elapsed = now - self.head_since
+        # A hub that was busy elsewhere did not look for the answer.
+        if elapsed - (busy - self._busy_until_head) > SLOW and done[0].plan is not None:
+            pipes.was_slow(done[0].plan.text)
+        self.head_since, self._busy_until_head = now, busy
+        if self.sent:
+            self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
+        if self.taking and now - self._since > FAIR_SHARE and pipes.others_wait():
+            self.retire()
+        if self._cancelled:
+            self._spare_bystanders(done)
+        # From here on greenlets run, which may put statements here.
+        self.awake = True
+        try:
+            self._hand_out(done)
+        finally:
+            self.awake = False
+            if not self.dead:
+                if self.queue:
+                    self._send()
+                self.settle()
+
+    def _take(self, answers: list[list[pq.abc.PGresult]]) -> list[Call]:
+        """Give each answer to its statement; return those that are complete."""
+        sent, parts = self.sent, self._answer
+        done: list[Call] = []
+        for answer in answers:
+            result = answer[-1]
+            if result.status != PIPELINE_SYNC:
+                parts.append(result)
+                continue
+            call = sent.popleft()
+            if len(parts) == 1 and call.check is _NO_CHECK:
+                answered = parts[0]
+            else:
+                answered = self._examine(call, parts)
+            parts.clear()
+            self._bytes -= call.size
+            if call.wake is None:
+                self.abandoned -= 1
+            else:
+                call.answer = answered
+            done.append(call)
+        return done
+
+    def _examine(self, call: Call, parts: list[pq.abc.PGresult]) -> pq.abc.PGresult:
+        """Return the result that counts: the error, wherever it occurred, or the last one."""
+        failed = [result for result in parts if result.status == FATAL_ERROR]
+        if not parts:
+            raise AssertionError("a Sync was answered without its statement")
+        key, prep, name = call.check
+        prepared = self.conn._prepared
+        if key is not None:
+            prepared.validate(key, prep, name, [failed[0] if failed else parts[-1]])
+        if failed and prep is Prepare.SHOULD:
+            known = call.query, call.types
+            if prepared._names.get(known) == name:
+                del prepared._names[known]
+        return failed[0] if failed else parts[-1]
+
+    def _spare_bystanders(self, done: list[Call]) -> None:
+        """Have those executed again that a cancel request hit instead of an abandoned statement.
+
+        The server says that they failed: so nothing of them was done.
+        """
+        for call in done:
+            if call.wake is not None and call.answer.status == FATAL_ERROR:
+                state = call.answer.error_field(pq.DiagnosticField.SQLSTATE)
+                if state == _CANCELED:
+                    call.answer = MOVED
+                    self._pipes.moved += 1
+
+    def _hand_out(self, done: Iterable[Call]) -> None:
+        """Switch to those who wait for these answers, one after the other."""
+        queue, pending = self.queue, deque(done)
+        try:
+            while pending:
+                call = pending.popleft()
+                wake = call.wake
+                if wake is not None:
+                    call.wake = None
+                    # Its greenlet runs now, and may do anything: to this pipe as well.
+                    wake()
+                    if len(queue) >= _PORTION and not self.dead:
+                        self._send()  # so that the server has something to do meanwhile
+        finally:
+            if pending:  # Ctrl-C, in the hub
+                self._run_callback(self._hand_out, pending)
+
+    # -- the end --------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Something changed: give the connection back, or take in those who have none."""
+        if self.dead:
+            return
+        if not self.sent and not self.queue:
+            if not self.cancelling:
+                self._leave()
+        elif self._pipes.homeless and self.takes(monotonic()):
+            self._pipes.welcome()
+
+    def takes(self, now: float) -> bool:
+        """Tell whether a new statement is well off here."""
+        if now < self.stale_at:
+            return self.taking
+        return self.taking and now < self._slot.expires_at and not self.is_stuck(now)
+
+    def is_stuck(self, now: float) -> bool:
+        """Tell whether the server is at one statement for long."""
+        if not self.sent or now - self.head_since < HEAD_LIMIT:
+            return False
+        if hub.poll(self.conn._watch.fd, hub.READ):
+            # The answer is there, and the hub was late to look.
+            self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
+            return False
+        return True
+
+    def finished_cancelling(self) -> None:
+        """No cancel request is under way any more: see whether that was what it waited for."""
+        self.cancelling = False
+        self.settle()
+
+    def cancelled_one(self) -> None:
+        """A cancel request is about to be sent: it may hit another statement than it is for."""
+        self._cancelled = True
+
+    def _leave(self) -> None:
+        """Give the connection back. It is at rest."""
+        self.taking, self.dead = False, True
+        conn = self.conn
+        try:
+            conn.pgconn.exit_pipeline_mode()
+        except psycopg.Error as error:
+            logger.warning("closing %s: it does not leave pipeline mode: %s", conn, error)
+            conn.discard()
+        conn._watch.unattend()
+        self._pipes.left(self, self._since)
+
+    def _stopped(self, error: BaseException) -> None:
+        """Somebody else closed the connection."""
+        assert isinstance(error, psycopg.Error)
+        self._lose(error)
+
+    def _lose(self, error: psycopg.Error, done: Sequence[Call] = ()) -> None:
+        """The connection is lost: say of each statement what is known. *done* have answers."""
+        if self.dead:
+            return
+        self.taking, self.dead = False, True
+        self._stop_writing()
+        conn, pgconn = self.conn, self._pgconn
+        done = list(done)
+        if pgconn.status == BAD and not conn._watch.stopped:
+            done += self._take(last_words(pgconn))
+            if self._answer and self._answer[-1].status == FATAL_ERROR:
+                words = errors.error_from_result(self._answer[-1], encoding=pgconn._encoding)
+                error = words if words.sqlstate else error
+        conn._watch.unattend()
+        conn.discard()
+        for call in self.sent:
+            if call.wake is None:
+                continue
+            call.answer = REPEATED if call.idempotent else _unknown(error)
+            done.append(call)
+        self.sent.clear()
+        moving = [call for call in self.queue if call.wake is not None]
+        self.queue.clear()
+        for call in moving:
+            call.answer = MOVED
+        self._pipes.moved += len(moving)
+        self._pipes.left(self, self._since)
+        self._hand_out(done + moving)
+
+    def forget(self) -> None:
+        """Do nothing any more, in a forked child: the connection is the parent's."""
+        self.taking, self.dead = False, True
+        self.queue.clear()
+        self.sent.clear()
+        self._stop_writing()
+
+
+_NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
+
+
+def _is_the_end(result: pq.abc.PGresult) -> bool:
+    """Tell whether an error is that of the connection, and no statement's."""
+    if result.status != FATAL_ERROR:
+        return False
+    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+    return severity in _FATAL or result.error_field(pq.DiagnosticField.SQLSTATE) is None
+
+
+def _unknown(error: psycopg.Error) -> CommitUnknown:
+    unknown = CommitUnknown(
+        "the connection was lost before the answer to the statement; it was executed and"
+        f" committed, or not: {error}"
+    )
+    unknown.__cause__ = error
+    return unknown
