@@ -20,9 +20,10 @@ import psycopg
 from . import hub
 from .connection import Connection
 from .cursor import Cursor
-from .errors import PoolTimeout, StatementTimeout, TooManyRequests
+from .errors import PoolTimeout, TooManyRequests
 from .pipe import HEAD_LIMIT, SLOW, Pipe
 from .slots import Slot, SlotState
+from .statement_alone import too_late
 from .statement_plan import MOVED, Call, Planner
 from .statement_stats import StatementStats
 
@@ -308,10 +309,7 @@ class Pipes:
         if not call.sent:
             self._pool._stats[self._pool._REQUESTS_ERRORS] += 1
             return self._pool._timed_out(call.timeout)
-        return StatementTimeout(
-            f"no answer to the statement within {call.timeout:g} s; it was executed and committed,"
-            " or will be, or not"
-        )
+        return too_late(call.timeout)
 
     def _cancel_head(self, pipe: Pipe) -> None:
         pipe.retire()

@@ -15,7 +15,7 @@ from psycopg import pq
 from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory, tuple_row
 
-from .errors import CommitUnknown
+from .errors import CommitUnknown, StatementTimeout
 from .losses import is_lost
 from .statement_kinds import may_share, text_of
 from .statement_result import Result
@@ -67,6 +67,14 @@ def one_value(cur: psycopg.Cursor[Any]) -> Any:
     return row[0] if row else None
 
 
+def too_late(timeout: float) -> StatementTimeout:
+    """Return what to raise for a statement that was sent and not answered within *timeout* s."""
+    return StatementTimeout(
+        f"no answer to the statement within {timeout:g} s; it was executed and committed, or will"
+        " be, or not"
+    )
+
+
 class Alone:
     """Statements on connections of their own, one for each execution.
 
@@ -79,7 +87,7 @@ class Alone:
         self,
         pool: ConnectionPool[Any],
         checkout: Callable[[], psycopg.Connection[Any]],
-        bounded: Callable[[], AbstractContextManager[object]],
+        bounded: Callable[[psycopg.Connection[Any]], AbstractContextManager[object]],
         note: Callable[[float], object] | None = None,
     ) -> None:
         self._pool = pool
@@ -120,7 +128,7 @@ class Alone:
             text = text_of(query, conn)
             if text is not None:
                 may_share(text.encode(conn.pgconn._encoding), has_params=False)
-            with self._bounded():
+            with self._bounded(conn):
                 cur = conn.cursor(row_factory=asked.row_factory or conn.row_factory)
                 cur.execute(query, asked.params, prepare=asked.prepare, binary=asked.binary)
             executed = conn._autocommit
@@ -130,7 +138,7 @@ class Alone:
                 return take(cur)
             finally:
                 # Executed is committed, whether or not its rows are what the user expects.
-                with self._bounded():
+                with self._bounded(conn):
                     conn.commit()
         except CommitUnknown:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from time import monotonic
@@ -16,7 +16,7 @@ from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory, tuple_row
 
 from . import hub
-from .errors import CommitUnknown, StatementTimeout
+from .errors import CommitUnknown
 from .prepared import forget, heal_or_raise, is_unusable
 from .statement import Statement
 from .statement_alone import (
@@ -27,6 +27,7 @@ from .statement_alone import (
     everything,
     one_row,
     one_value,
+    too_late,
 )
 from .statement_kinds import text_of
 from .statement_plan import (
@@ -150,7 +151,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         heal_or_raise(pipe.conn, error, possible=True)
         unprepared = False
     asked = Asked(query, params, row_factory, prepare, binary, idempotent)
-    bounded: Callable[[], AbstractContextManager[object]] = nullcontext
+    bounded: Callable[[Any], AbstractContextManager[object]] = nullcontext
     if deadline is not None:
         assert timeout is not None
         bounded = partial(_bounded, deadline, timeout)
@@ -226,10 +227,8 @@ def _rows(
 
 
 @contextmanager
-def _bounded(deadline: float, timeout: float) -> Iterator[None]:
+def _bounded(deadline: float, timeout: float, _conn: object) -> Iterator[None]:
     """End what is done in the block at *deadline*; what runs is cancelled on the server."""
-    late = StatementTimeout(
-        f"no answer to the statement within {timeout:g} s; it was executed and committed, or not"
-    )
+    late = too_late(timeout)
     with gevent.Timeout(max(deadline - monotonic(), 0.0), late):
         yield

@@ -48,7 +48,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),
-    ("statements", ["transactions*", "batch*", "pipeline*", "transient*"]),
+    ("statements", ["transactions*", "batch*", "statements_named", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),
     ("edge", ["testing*", "metrics*", "cli*", "__main__", "sqlalchemy*", "django*"]),
