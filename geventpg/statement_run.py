@@ -24,6 +24,7 @@ from .statement_alone import (
     Alone,
     Asked,
     Take,
+    all_rows,
     everything,
     one_row,
     one_value,
@@ -78,15 +79,25 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     attempts = MOST_ATTEMPTS
     unprepared = prepare
     while True:
+        if deadline is not None and monotonic() >= deadline:
+            assert timeout is not None
+            pool._stats[pool._REQUESTS_ERRORS] += 1
+            raise pool._timed_out(timeout)
         limit = deadline
         call = plan = None
         pipe = pipes.pipe()
         if pipe is not None:
-            plan = _plan(pipe, query, params)
-            if plan is None or not plan.shared or (pipes.slow and plan.text in pipes.slow):
-                break
-            call = _call(plan, params)
+            try:
+                plan = _plan(pipe, query, params)
+                if plan is None or not plan.shared or (pipes.slow and plan.text in pipes.slow):
+                    pipe.settle()
+                    break
+                call = _call(plan, params)
+            except BaseException:
+                pipe.settle()
+                raise
             if call.size > LARGE:
+                pipe.settle()
                 break
             call.prepare = (
                 True if unprepared is None and query.__class__ is Statement else unprepared
@@ -207,6 +218,8 @@ def _rows(
     tx = plan.transformer()
     tx.set_pgresult(result)
     try:
+        if not result.ntuples and take is not everything:
+            return [] if take is all_rows else None
         if take is one_value:
             row = tx.load_row(0, tuple)
             return row[0] if row else None

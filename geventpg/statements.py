@@ -14,6 +14,7 @@ from .statement_run import run
 
 if TYPE_CHECKING:
     from .statement_result import Result
+    from .statement_stats import StatementStats
 
 
 class StatementMethods(PoolLife[CT]):
@@ -102,3 +103,7 @@ class StatementMethods(PoolLife[CT]):
         nature; it is executed then.
         """
         return run(self, one_value, query, params, None, prepare, binary, timeout, idempotent)
+
+    def statement_stats(self) -> StatementStats:
+        """Return the numbers of this pool's single statements. Does not block."""
+        return self._pipes.stats()
