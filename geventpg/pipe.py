@@ -24,7 +24,7 @@ from psycopg._preparing import Prepare
 from . import hub
 from .errors import CommitUnknown
 from .pipe_wire import answers_of, last_words, sync_of
-from .statement_plan import MOVED, REPEATED, Call, Planner
+from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -50,6 +50,9 @@ HEAD_LIMIT = 0.005
 
 SLOW = 0.02
 """Seconds without anything to do after which the server's statement counts as slow."""
+
+GRACE = 0.05
+"""Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
 
 FAIR_SHARE = 0.01
 """Seconds for which a connection is kept while others wait for one."""
@@ -83,8 +86,10 @@ class Pipe:
         self.abandoned = 0
         """How many of those sent nobody waits for."""
         self.cancelling = False
+        self.progress = hub.Alarm()
+        """Rings when answers came while a statement is cancelled."""
         self.dead = False
-        self._cancelled = False
+        self._cancelled: Call | None = None
         self._pipes = pipes
         self._slot = slot
         self._pgconn = conn.pgconn
@@ -183,6 +188,8 @@ class Pipe:
         if queue:
             # Should the head turn out to be slow, they are better off elsewhere.
             self._pipes.look_at(self.head_since + HEAD_LIMIT)
+        elif len(sent) > 1:
+            self._pipes.look_at(self.head_since + GRACE)
 
     def _send_new(self, call: Call) -> None:
         """Hand over a statement that is not prepared here, or not to be."""
@@ -265,7 +272,8 @@ class Pipe:
             self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
         if self.taking and now - self._since > FAIR_SHARE and pipes.others_wait():
             self.retire()
-        if self._cancelled:
+        if self._cancelled is not None:
+            self.progress.ring()
             self._spare_bystanders(done)
         # From here on greenlets run, which may put statements here.
         self.awake = True
@@ -317,7 +325,7 @@ class Pipe:
         return failed[0] if failed else parts[-1]
 
     def _spare_bystanders(self, done: list[Call]) -> None:
-        """Have those executed again that a cancel request hit instead of an abandoned statement.
+        """Have those executed again that a cancel request hit and that somebody waits for.
 
         The server says that they failed: so nothing of them was done.
         """
@@ -325,7 +333,7 @@ class Pipe:
             if call.wake is not None and call.answer.status == FATAL_ERROR:
                 state = call.answer.error_field(pq.DiagnosticField.SQLSTATE)
                 if state == _CANCELED:
-                    call.answer = MOVED
+                    call.answer = SET_APART if call is self._cancelled else MOVED
                     self._pipes.moved += 1
 
     def _hand_out(self, done: Iterable[Call]) -> None:
@@ -378,9 +386,9 @@ class Pipe:
         self.cancelling = False
         self.settle()
 
-    def cancelled_one(self) -> None:
-        """A cancel request is about to be sent: it may hit another statement than it is for."""
-        self._cancelled = True
+    def set_apart(self, head: Call) -> None:
+        """A cancel request is about to be sent for *head*; it may hit another statement."""
+        self._cancelled = head
 
     def _leave(self) -> None:
         """Give the connection back. It is at rest."""

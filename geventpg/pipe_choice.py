@@ -14,14 +14,14 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import gevent
 import psycopg
 
 from . import hub
 from .connection import Connection
 from .cursor import Cursor
 from .errors import PoolTimeout, TooManyRequests
-from .pipe import HEAD_LIMIT, SLOW, Pipe
+from .healing import cancel_in_background
+from .pipe import GRACE, HEAD_LIMIT, SLOW, Pipe
 from .slots import Slot, SlotState
 from .statement_alone import too_late
 from .statement_plan import MOVED, Call, Planner
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 logger = logging.getLogger("geventpg")
-
-GRACE = 0.05
-"""Seconds that an abandoned statement has to end by itself before the server is asked to."""
 
 _SPREAD = 8
 """Statements on a pipe that make a second one worth its connection, if there may be one."""
@@ -92,7 +89,10 @@ class Pipes:
                     best = pipe
         if best is not None and (taking >= self._pool.statement_connections or best.load < _SPREAD):
             return best
-        return self._take_idle() or best
+        found = self._take_idle()
+        if found is None and best is not None and self._pool._idle and self._opener is None:
+            self._open_another()  # nobody waits for it, but it will be ready then
+        return found or best
 
     def _take_idle(self) -> Pipe | None:
         """Make a pipe of an idle connection if that needs no waiting."""
@@ -292,18 +292,26 @@ class Pipes:
                     pipe.evacuate()
                 else:
                     self.look_at(max(pipe.head_since, now) + HEAD_LIMIT)
-            if pipe.abandoned and not pipe.cancelling:
+            if not pipe.cancelling:
                 self._attend_to_head(pipe, now)
 
     def _attend_to_head(self, pipe: Pipe, now: float) -> None:
-        if pipe.sent and pipe.sent[0].wake is None and pipe.sent[0].plan is not None:
-            due = max(pipe.head_since, pipe.sent[0].abandoned_at) + GRACE
-            if due <= now:
-                self._cancel_head(pipe)
-                return
-            self.look_at(due)
-        elif pipe.sent:
+        """See to it that the server's statement holds nobody up for long, nor is for nobody."""
+        sent = pipe.sent
+        if not sent or sent[0].plan is None:
+            return
+        head_is_wanted = sent[0].wake is not None
+        if head_is_wanted and len(sent) == 1:
+            return
+        since = pipe.head_since
+        if not head_is_wanted:
+            since = max(since, sent[0].abandoned_at)
+        if now < since + GRACE:
+            self.look_at(since + GRACE)
+        elif not pipe.is_stuck(now) or (head_is_wanted and not any(c.wake for c in pipe.sent)):
             self.look_at(now + GRACE)
+        else:
+            self._cancel_head(pipe)
 
     def _timed_out(self, call: Call) -> psycopg.Error:
         if not call.sent:
@@ -314,8 +322,8 @@ class Pipes:
     def _cancel_head(self, pipe: Pipe) -> None:
         pipe.retire()
         pipe.cancelling = True
-        pipe.cancelled_one()
-        canceller = hub.spawn(cancel_abandoned, pipe)
+        pipe.set_apart(pipe.sent[0])
+        canceller = hub.spawn(cancel_head, pipe)
         canceller.rawlink(lambda _ended: pipe.finished_cancelling())
         pipe.evacuate()
 
@@ -383,28 +391,39 @@ def is_suitable(conn: Connection[Any]) -> bool:
     )
 
 
-def cancel_abandoned(pipe: Pipe) -> None:
-    """Cancel what the server is at for nobody, on a pipe that takes no statements any more.
+def cancel_head(pipe: Pipe) -> None:
+    """Cancel what the server is at, on a pipe that takes no statements any more.
 
-    Asked again until it is over, because a request may overtake its statement. Should it hit
-    one that somebody waits for, that one is executed again: see `Pipe`.
+    It is for nobody, or it holds others up and will be executed again where it does not. The
+    request is repeated until it is over, because it may overtake its statement. Should it hit
+    another one that somebody waits for, that one is executed again as well: see `Pipe`.
     """
     conn = pipe.conn
-    deadline = monotonic() + conn.cancel_timeout
-    pause = GRACE
+    head = pipe.sent[0] if pipe.sent else None
+    deadline, pause = monotonic() + conn.cancel_timeout, GRACE
     try:
-        while not pipe.dead and pipe.sent and pipe.sent[0].wake is None:
-            if monotonic() >= deadline:
-                logger.warning(
-                    "closing %s: the server did not end an abandoned statement within %g s",
-                    conn,
-                    conn.cancel_timeout,
-                )
-                conn.close()
+        while not pipe.dead and pipe.sent:
+            if pipe.sent[0] is not head:
+                if pipe.sent[0].wake is not None:
+                    return
+                # The next one is for nobody either.
+                head, pause = pipe.sent[0], GRACE
+                deadline = monotonic() + conn.cancel_timeout
+            elif monotonic() >= deadline:
+                if head.wake is None:
+                    logger.warning(
+                        "closing %s: the server did not end an abandoned statement within %g s",
+                        conn,
+                        conn.cancel_timeout,
+                    )
+                    cancel_in_background(conn)
+                    conn.close()
                 return
             conn.send_cancel(deadline)
-            gevent.sleep(pause)
-            pause = min(2 * pause, 0.5)
+            pipe.progress.clear()
+            if any(call is head for call in pipe.sent):
+                pipe.progress.sleep(pause)
+                pause *= 2
     except psycopg.Error as error:
         logger.warning("closing %s: cancelling its statement failed: %s", conn, error)
         conn.close()

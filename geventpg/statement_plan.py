@@ -89,6 +89,8 @@ class Moved:
 
 
 MOVED = Moved()
+SET_APART = Moved()
+"""It was cancelled because it held up others: it is to be executed on a connection of its own."""
 REPEATED = Moved()
 """It was sent, and may be executed twice: it is idempotent."""
 

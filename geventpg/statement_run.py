@@ -35,6 +35,7 @@ from .statement_plan import (
     BINARY,
     MOVED,
     REPEATED,
+    SET_APART,
     TEXT,
     TUPLES_OK,
     Call,
@@ -135,6 +136,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         answer = call.answer
         if answer is MOVED:
             continue
+        if answer is SET_APART:
+            break
         if answer is REPEATED:
             attempts -= 1
             if attempts:
