@@ -356,14 +356,18 @@ class Pipe:
     # -- the end --------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Something changed: give the connection back, or take in those who have none."""
-        if self.dead:
-            return
-        if not self.sent and not self.queue:
-            if not self.cancelling:
-                self._leave()
-        elif self._pipes.homeless and self.takes(monotonic()):
+        """Something changed: give the connection back, or take in those who have none.
+
+        Only in the hub: it may switch.
+        """
+        self.release()
+        if self._pipes.homeless and not self.dead and self.takes(monotonic()):
             self._pipes.welcome()
+
+    def release(self) -> None:
+        """Give the connection back if it has nothing to do. Does not switch."""
+        if not (self.sent or self.queue or self.cancelling or self.dead):
+            self._leave()
 
     def takes(self, now: float) -> bool:
         """Tell whether a new statement is well off here."""

@@ -91,14 +91,14 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             try:
                 plan = _plan(pipe, query, params)
                 if plan is None or not plan.shared or (pipes.slow and plan.text in pipes.slow):
-                    pipe.settle()
+                    pipe.release()
                     break
                 call = _call(plan, params)
             except BaseException:
-                pipe.settle()
+                pipe.release()
                 raise
             if call.size > LARGE:
-                pipe.settle()
+                pipe.release()
                 break
             call.prepare = (
                 True if unprepared is None and query.__class__ is Statement else unprepared

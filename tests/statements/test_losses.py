@@ -52,11 +52,16 @@ def test_a_statement_that_ends_its_own_session_is_not_repeated_for_ever(pool):
     assert echo(pool)
 
 
+@pytest.fixture
+def pool_behind_proxy(make_pool, proxy, dsn):
+    return make_pool(proxy.dsn(dsn), max_size=1, keepalive_interval=0)
+
+
 @pytest.mark.parametrize("direction", ["from_server", "from_client"])
 def test_cut_at_any_byte_every_statement_is_done_or_not_as_reported(
-    make_pool, proxy, dsn, rng, done, direction
+    pool_behind_proxy, proxy, rng, done, direction
 ):
-    pool = make_pool(proxy.dsn(dsn), max_size=1, keepalive_interval=0)
+    pool = pool_behind_proxy
 
     def run(tag):
         pool.drain()
