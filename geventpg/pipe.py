@@ -23,6 +23,7 @@ from psycopg._preparing import Prepare
 
 from . import hub
 from .errors import CommitUnknown
+from .pipe_costs import COSTLY
 from .pipe_wire import answers_of, last_words, sync_of
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
@@ -48,8 +49,6 @@ MOST_BYTES = 262_144
 HEAD_LIMIT = 0.005
 """Seconds with one statement after which new ones are better sent elsewhere."""
 
-SLOW = 0.02
-"""Seconds without anything to do after which the server's statement counts as slow."""
 
 GRACE = 0.05
 """Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
@@ -264,9 +263,9 @@ class Pipe:
         pipes = self._pipes
         now, busy = monotonic(), thread_time()
         elapsed = now - self.head_since
-        # A hub that was busy elsewhere did not look for the answer.
-        if elapsed - (busy - self._busy_until_head) > SLOW and done[0].plan is not None:
-            pipes.was_slow(done[0].plan.text)
+        if elapsed > COSTLY or pipes.costs.suspects:
+            # A hub that was busy elsewhere did not look for the answer.
+            pipes.costs.note(done[0].plan, elapsed - (busy - self._busy_until_head))
         self.head_since, self._busy_until_head = now, busy
         if self.sent:
             self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)

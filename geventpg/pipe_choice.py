@@ -21,7 +21,8 @@ from .connection import Connection
 from .cursor import Cursor
 from .errors import PoolTimeout, TooManyRequests
 from .healing import cancel_in_background
-from .pipe import GRACE, HEAD_LIMIT, SLOW, Pipe
+from .pipe import GRACE, HEAD_LIMIT, Pipe
+from .pipe_costs import Costs
 from .slots import Slot, SlotState
 from .statement_alone import too_late
 from .statement_plan import MOVED, Call, Planner
@@ -35,9 +36,6 @@ logger = logging.getLogger("geventpg")
 _SPREAD = 8
 """Statements on a pipe that make a second one worth its connection, if there may be one."""
 
-_FIRST_PENALTY, _LONGEST_PENALTY = 4, 256
-_MOST_REMEMBERED = 512
-
 
 class Pipes:
     """The shared connections of one pool."""
@@ -46,8 +44,7 @@ class Pipes:
         self._pool = pool
         self._planners: weakref.WeakKeyDictionary[Any, Planner] = weakref.WeakKeyDictionary()
         self._opener: Any = None
-        self._penalties: dict[str, int] = {}
-        """Texts that were slow: how many times they have to do without us."""
+        self.costs = Costs()
         self._timed: dict[Call, None] = {}
         """Who has a deadline."""
         reference = weakref.ref(self)
@@ -322,32 +319,13 @@ class Pipes:
     def _cancel_head(self, pipe: Pipe) -> None:
         pipe.retire()
         pipe.cancelling = True
-        pipe.set_apart(pipe.sent[0])
+        head = pipe.sent[0]
+        pipe.set_apart(head)
+        if head.plan is not None:
+            self.costs.penalise(head.plan.text)
         canceller = hub.spawn(cancel_head, pipe)
         canceller.rawlink(lambda _ended: pipe.finished_cancelling())
         pipe.evacuate()
-
-    def was_slow(self, text: str) -> None:
-        """Have the next executions of a statement take connections of their own."""
-        if len(self._penalties) >= _MOST_REMEMBERED:
-            self._penalties.clear()
-        penalty = self._penalties.get(text, 0)
-        self._penalties[text] = min(max(2 * penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
-
-    def was_spilled(self, text: str, seconds: float) -> None:
-        """Note how long a statement took on a connection of its own."""
-        if seconds > SLOW:
-            self.was_slow(text)
-        elif (penalty := self._penalties.get(text)) is not None:
-            if penalty > 1:
-                self._penalties[text] = penalty - 1
-            else:
-                del self._penalties[text]
-
-    @property
-    def slow(self) -> dict[str, int]:
-        """Texts that are better given connections of their own."""
-        return self._penalties
 
     # -- statistics -----------------------------------------------------------------------
 

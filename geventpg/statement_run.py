@@ -75,6 +75,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     if current.parent is not pool._hub:
         pool._check_hub()
     pipes = pool._pipes
+    costs = pipes.costs
+    costly = costs.penalties
     deadline = None if timeout is None else monotonic() + timeout
     patience: float | None = None
     attempts = MOST_ATTEMPTS
@@ -90,7 +92,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         if pipe is not None:
             try:
                 plan = _plan(pipe, query, params)
-                if plan is None or not plan.shared or (pipes.slow and plan.text in pipes.slow):
+                if plan is None or not plan.shared or (costly and costs.goes_alone(plan.text)):
                     pipe.release()
                     break
                 call = _call(plan, params)
@@ -174,7 +176,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         return pool.getconn(None if deadline is None else max(deadline - monotonic(), 0.0))
 
     pipes.spilled += 1
-    note = None if plan is None else partial(pipes.was_spilled, plan.text)
+    note = None if plan is None else partial(costs.alone, plan.text)
     return Alone(pool, checkout, bounded, note).run(asked, take)
 
 
