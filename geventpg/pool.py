@@ -66,7 +66,7 @@ class Pool(StatementMethods[CT]):
     :param prepare: ``"never"`` turns prepared statements off, ``"auto"`` does behind a pooler,
         ``"always"`` nowhere; where they are on, ``prepare_threshold`` is psycopg's. What was
         given is in the attribute ``prepare_mode``; `prepare` is a method.
-    :param statement_connections: how many connections the statement-level API may use.
+    :param statement_connections: how many connections carry single statements at a time.
     :param use_lifo: give the most recently used connection first.
 
     The connection class may be any ``psycopg.Connection`` subclass; it gets the hub's

@@ -180,8 +180,9 @@ class PoolState(ConnectionPool[CT]):
     def get_stats(self) -> dict[str, int]:
         """Return psycopg_pool's statistics: counters since the start, and current sizes.
 
-        Two keys are ours. ``statements_healed``: prepared statements that were gone and were
-        executed all the same; ``statements_lost``: those that took their transaction along.
+        Some keys are ours. ``statements_healed``: prepared statements that were gone and were
+        executed all the same; ``statements_lost``: those that took their transaction along. The
+        other ``statements_`` keys are those of `StatementStats`.
         """
         return self._snapshot()
 
