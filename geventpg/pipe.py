@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ from psycopg._preparing import Prepare
 from . import hub
 from .errors import CommitUnknown
 from .pipe_costs import COSTLY
-from .pipe_wire import answers_of, last_words, sync_of
+from .pipe_sending import HEAD_LIMIT, NO_CHECK, Sending
+from .pipe_wire import answers_of, last_words
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
 if TYPE_CHECKING:
@@ -40,19 +41,6 @@ PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
 _FATAL = {b"FATAL", b"PANIC"}
 _CANCELED = b"57014"
 
-MOST_OUTSTANDING = 128
-"""Statements on their way on one connection. So many can be held up by one that is slow."""
-
-MOST_BYTES = 262_144
-"""Bytes of parameters on their way on one connection."""
-
-HEAD_LIMIT = 0.005
-"""Seconds with one statement after which new ones are better sent elsewhere."""
-
-
-GRACE = 0.05
-"""Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
-
 FAIR_SHARE = 0.01
 """Seconds for which a connection is kept while others wait for one."""
 
@@ -60,44 +48,22 @@ _PORTION = 32
 """Statements that are sent at once, though the answers of others are still being handed out."""
 
 
-class Pipe:
+class Pipe(Sending):
     """The statements of many greenlets on one connection."""
 
     def __init__(self, pipes: Pipes, slot: Slot, planner: Planner) -> None:
         conn: Connection[Any] = slot.conn
-        self.conn = conn
+        super().__init__(pipes, slot)
         self.planner = planner
         self.row_factory = conn.row_factory
         self.taking = True
         """Whether new statements may be put here."""
-        self.stale_at = slot.expires_at
-        """When (``time.monotonic``) new ones are better put elsewhere."""
-        self.queue: deque[Call] = deque()
-        """Not sent yet."""
-        self.sent: deque[Call] = deque()
-        """Sent and not answered."""
-        self.head_since = 0.0
-        """When the server got to the first of those, as far as can be known."""
-        self._busy_until_head = 0.0
-        """How much processor time this thread had used then: that is not the server's time."""
-        self.awake = False
-        """Whether it will come to look into the queue by itself."""
-        self.abandoned = 0
-        """How many of those sent nobody waits for."""
         self.cancelling = False
         self.progress = hub.Alarm()
         """Rings when answers came while a statement is cancelled."""
-        self.dead = False
         self._cancelled: Call | None = None
-        self._pipes = pipes
-        self._slot = slot
-        self._pgconn = conn.pgconn
-        self._sync = sync_of(conn.pgconn)
-        self._bytes = 0
         self._answer: list[pq.abc.PGresult] = []
         self._since = monotonic()
-        self._end_writing: Callable[[], None] | None = None
-        self._run_callback = conn._watch.hub.loop.run_callback
         conn.pgconn.enter_pipeline_mode()
         conn._watch.attend(self._readable, self._stopped)
 
@@ -105,13 +71,6 @@ class Pipe:
     def load(self) -> int:
         """How many statements are ahead of a new one."""
         return len(self.sent) + len(self.queue)
-
-    def put(self, call: Call) -> None:
-        """Have a statement sent at the end of this turn of the hub. Does not switch."""
-        self.queue.append(call)
-        if not self.awake:
-            self.awake = True
-            self._run_callback(self._turn)
 
     def retire(self) -> None:
         """Take nothing new; give the connection back when what was sent is answered."""
@@ -125,123 +84,6 @@ class Pipe:
         for call in moving:
             call.answer = MOVED
         self._hand_out(moving)
-
-    # -- sending --------------------------------------------------------------------------
-
-    def _turn(self) -> None:
-        """The turn of the hub is over: send what was put here."""
-        self.awake = False
-        if not self.dead:
-            self._send()
-            self.settle()
-
-    def _send(self) -> None:
-        """Hand statements to libpq, as many as may be on their way, and those to the kernel."""
-        queue, sent, pgconn, sync = self.queue, self.sent, self._pgconn, self._sync
-        prepared = self.conn._prepared
-        names = prepared._names
-        usable = prepared.prepare_threshold is not None
-        if self._end_writing is not None:
-            return  # the kernel has not taken the last ones yet
-        if not sent:
-            self.head_since, self._busy_until_head = monotonic(), thread_time()
-        before = len(sent)
-        room = MOST_OUTSTANDING - before
-        try:
-            if prepared._to_flush:
-                self._deallocate()
-            while queue and room > 0 and self._bytes < MOST_BYTES:
-                call = queue.popleft()
-                if call.wake is None:
-                    continue  # killed meanwhile: not sent at all
-                key = call.query, call.types
-                name = names.get(key) if usable and call.prepare is not False else None
-                try:
-                    if name is not None:
-                        pgconn.send_query_prepared(name, call.params, call.formats, call.format)
-                        names.move_to_end(key)
-                        call.check = _NO_CHECK
-                    else:
-                        self._send_new(call)
-                except Exception as error:
-                    if pgconn.status == BAD:
-                        queue.appendleft(call)
-                        raise
-                    call.answer = error  # too many parameters, for example
-                    self._run_callback(self._hand_out, [call])
-                    continue
-                sync()
-                call.sent = True
-                self._bytes += call.size
-                sent.append(call)
-                room -= 1
-            if pgconn.flush() and not self.dead:
-                self._end_writing = self.conn._watch.when_writable(self._writable)
-        except psycopg.Error as error:
-            self._lose(error)
-            return
-        number = len(sent) - before
-        if number:
-            self._pipes.count_batch(number)
-            self.stale_at = min(self.head_since + HEAD_LIMIT, self._slot.expires_at)
-        if queue:
-            # Should the head turn out to be slow, they are better off elsewhere.
-            self._pipes.look_at(self.head_since + HEAD_LIMIT)
-        elif len(sent) > 1:
-            self._pipes.look_at(self.head_since + GRACE)
-
-    def _send_new(self, call: Call) -> None:
-        """Hand over a statement that is not prepared here, or not to be."""
-        pgconn, prepared = self._pgconn, self.conn._prepared
-        query: Any = call  # it has what of a PostgresQuery is looked at
-        prep, name = prepared.get(query, call.prepare)
-        if prep is Prepare.SHOULD:
-            pgconn.send_prepare(name, call.query, param_types=call.types)
-        if prep is Prepare.NO:
-            pgconn.send_query_params(
-                call.query,
-                call.params,
-                param_types=call.types,
-                param_formats=call.formats,
-                result_format=call.format,
-            )
-        else:
-            pgconn.send_query_prepared(
-                name, call.params, param_formats=call.formats, result_format=call.format
-            )
-        call.check = prepared.maybe_add_to_cache(query, prep, name), prep, name
-
-    def _deallocate(self) -> None:
-        """Hand over what psycopg wants to be rid of, before anything is prepared again."""
-        prepared = self.conn._prepared
-        while prepared._to_flush:
-            name = prepared._to_flush.popleft()
-            if name is None:  # all of them, also what was prepared behind that decision
-                prepared._names.clear()
-                self.conn._begin.forget()
-            command = b"DEALLOCATE " + (b"ALL" if name is None else name)
-            self._pgconn.send_query_params(command, None)
-            self._sync()
-            call = Call()
-            call.check, call.sent = _NO_CHECK, True
-            self.abandoned += 1
-            self.sent.append(call)
-
-    def _writable(self) -> None:
-        try:
-            if self._pgconn.flush():
-                return
-        except psycopg.Error as error:
-            self._lose(error)
-            return
-        self._stop_writing()
-        self._send()
-        self.settle()
-
-    def _stop_writing(self) -> None:
-        end, self._end_writing = self._end_writing, None
-        if end is not None:
-            end()
 
     # -- receiving ------------------------------------------------------------------------
 
@@ -295,7 +137,7 @@ class Pipe:
                 parts.append(result)
                 continue
             call = sent.popleft()
-            if len(parts) == 1 and call.check is _NO_CHECK:
+            if len(parts) == 1 and call.check is NO_CHECK:
                 answered = parts[0]
             else:
                 answered = self._examine(call, parts)
@@ -445,9 +287,6 @@ class Pipe:
         self.queue.clear()
         self.sent.clear()
         self._stop_writing()
-
-
-_NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
 
 
 def _is_the_end(result: pq.abc.PGresult) -> bool:
