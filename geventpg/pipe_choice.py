@@ -78,6 +78,10 @@ class Pipes:
         Does not switch.
         """
         now = monotonic()
+        if len(self.pipes) == 1 == self._pool.statement_connections:
+            pipe = self.pipes[0]  # as nearly always
+            if now < pipe.stale_at and pipe.taking:
+                return pipe
         best: Pipe | None = None
         taking = 0
         for pipe in self.pipes:

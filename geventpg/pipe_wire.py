@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from psycopg import generators, pq
@@ -82,7 +83,7 @@ def _find_sync() -> Callable[[pq.abc.PGconn], Callable[[], object]]:
 
     def sync_of(pgconn: Any) -> Callable[[], object]:
         pointer = ctypes.c_void_p(pgconn.pgconn_ptr)
-        return lambda: send(pointer)
+        return partial(send, pointer)
 
     return sync_of
 

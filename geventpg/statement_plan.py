@@ -36,50 +36,32 @@ _SETTINGS = (b"client_encoding", b"TimeZone", b"DateStyle", b"IntervalStyle")
 
 
 class Call:
-    """One statement of one greenlet: on its way, and its answer on the way back."""
+    """One statement of one greenlet: on its way, and its answer on the way back.
 
-    __slots__ = (
-        "abandoned_at",
-        "answer",
-        "check",
-        "deadline",
-        "due",
-        "format",
-        "formats",
-        "idempotent",
-        "params",
-        "plan",
-        "prepare",
-        "query",
-        "sent",
-        "size",
-        "timeout",
-        "types",
-        "wake",
-    )
+    What is usual is said by the class: there are a hundred thousand of these in a second.
+    """
 
+    wake: Callable[[], object] | None = None
+    """Switches to the greenlet; ``None`` when it is gone."""
+    plan: Plan | None = None
+    query = b""
+    params: Any = None
+    types: tuple[int, ...] = ()
+    formats: Any = None
+    format = TEXT
+    prepare: bool | None = None
+    idempotent = False
+    size = 0
+    """Bytes of its parameters."""
+    sent = False
+    answer: Any = None
+    """A result of libpq, an exception, `MOVED` or one like it."""
     deadline: float
     """When the wait for it ends, and how long the user says that it is."""
     timeout: float
     abandoned_at: float
     check: tuple[Key | None, Prepare, bytes]
-    """What `PrepareManager` wants to know of the answer; set if it was not prepared already."""
-
-    def __init__(self) -> None:
-        self.wake: Callable[[], object] | None = None
-        """Switches to the greenlet; ``None`` when it is gone."""
-        self.plan: Plan | None = None
-        self.query = b""
-        self.params: Any = None
-        self.types: tuple[int, ...] = ()
-        self.formats: Any = None
-        self.format = TEXT
-        self.prepare: bool | None = None
-        self.answer: Any = None
-        """A result of libpq, an exception, `MOVED` or `REPEATED`."""
-        self.sent = False
-        self.size = 0
-        self.idempotent = False
+    """What `PrepareManager` wants to know of the answer; set when it is sent."""
 
 
 class Moved:

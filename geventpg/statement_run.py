@@ -36,7 +36,6 @@ from .statement_plan import (
     MOVED,
     REPEATED,
     SET_APART,
-    TEXT,
     TUPLES_OK,
     Call,
     cursor_with,
@@ -102,11 +101,14 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             if call.size > LARGE:
                 pipe.release()
                 break
-            call.prepare = (
-                True if unprepared is None and query.__class__ is Statement else unprepared
-            )
-            call.format = BINARY if binary else TEXT
-            call.idempotent = idempotent
+            if unprepared is not None:
+                call.prepare = unprepared
+            elif query.__class__ is Statement:
+                call.prepare = True
+            if binary:
+                call.format = BINARY
+            if idempotent:
+                call.idempotent = True
             if not pipe.taking:
                 continue  # closed while a parameter was adapted
         elif pipes.unsuitable:
@@ -200,15 +202,17 @@ def _call(plan: Plan, params: Any) -> Call:
     if not ((params.__class__ is tuple or params.__class__ is list) and len(params) == plan.count):
         params = plan.arrange(params)
     assert plan.formats is not None
-    tx = plan.transformer()
-    values = tx.dump_sequence(params, plan.formats)
+    spare = plan.spare
+    tx = spare.pop() if spare else plan.transformer()
+    call.params = values = tx.dump_sequence(params, plan.formats)
     call.types = tx.types or ()
     call.formats = tx.formats
-    plan.spare.append(tx)
-    call.params = values
+    spare.append(tx)
+    size = 0
     for value in values:
         if value is not None:
-            call.size += len(value)
+            size += len(value)
+    call.size = size
     return call
 
 
@@ -220,7 +224,8 @@ def _rows(
     take: Take,
 ) -> Any:
     """Make of a result what the user asked for. A loader of the user's may switch."""
-    tx = plan.transformer()
+    spare = plan.spare
+    tx = spare.pop() if spare else plan.transformer()
     tx.set_pgresult(result)
     try:
         if not result.ntuples and take is not everything:
@@ -241,7 +246,7 @@ def _rows(
         return rows
     finally:
         tx.set_pgresult(None)
-        plan.spare.append(tx)
+        spare.append(tx)
 
 
 @contextmanager

@@ -149,8 +149,8 @@ def plain(make_pool):
 def test_many_greenlets_with_all_kinds_of_statements(make_pool, plain, rng, connections):
     pool = make_pool(max_size=4, timeout=60, statement_connections=connections)
     comparison = Comparison(pool, plain, rng)
-    comparison.run(rounds=pick(short=12, long=400), harmed=False)
-    assert comparison.same == GREENLETS * pick(short=12, long=400)
+    comparison.run(rounds=pick(short=8, long=400), harmed=False)
+    assert comparison.same == GREENLETS * pick(short=8, long=400)
     assert stats(pool).sent > stats(pool).spilled
     wait_until(lambda: at_rest(pool))
 
@@ -169,7 +169,7 @@ def test_the_same_with_kills_time_outs_and_connections_that_are_cut(
 
     harmer = gevent.spawn(harm)
     try:
-        comparison.run(rounds=pick(short=15, long=400), harmed=True)
+        comparison.run(rounds=pick(short=8, long=400), harmed=True)
     finally:
         stop = True
         harmer.join()
