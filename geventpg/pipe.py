@@ -64,6 +64,8 @@ class Pipe(Sending):
         self._cancelled: Call | None = None
         self._answer: list[pq.abc.PGresult] = []
         self._since = monotonic()
+        # Whoever kept the connection and uses it takes turns with all of this, as ever.
+        conn.lock.__enter__()
         conn.pgconn.enter_pipeline_mode()
         conn._watch.attend(self._readable, self._stopped)
 
@@ -245,6 +247,7 @@ class Pipe(Sending):
             logger.warning("closing %s: it does not leave pipeline mode: %s", conn, error)
             conn.discard()
         conn._watch.unattend()
+        conn.lock.__exit__(None, None, None)
         self._pipes.left(self, self._since)
 
     def _stopped(self, error: BaseException) -> None:
@@ -267,6 +270,7 @@ class Pipe(Sending):
                 error = words if words.sqlstate else error
         conn._watch.unattend()
         conn.discard()
+        conn.lock.__exit__(None, None, None)
         for call in self.sent:
             if call.wake is None:
                 continue

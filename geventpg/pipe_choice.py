@@ -43,7 +43,6 @@ class Pipes:
 
     def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
-        self._planners: weakref.WeakKeyDictionary[Any, Planner] = weakref.WeakKeyDictionary()
         self._opener: Any = None
         self.costs = Costs()
         self._timed: dict[Call, None] = {}
@@ -109,6 +108,8 @@ class Pipes:
             and not conn._prepares_always
         ):
             return None  # asking whether a pooler is in between takes a round trip
+        if conn.lock.locked():
+            return None  # by somebody who kept it though it was returned
         if not is_suitable(conn):
             self.unsuitable = True
             return None
@@ -121,9 +122,9 @@ class Pipes:
 
     def _make(self, slot: Slot) -> Pipe:
         conn = slot.conn
-        planner = self._planners.get(conn)
+        planner: Planner | None = conn._planner
         if planner is None:
-            planner = self._planners[conn] = Planner(conn)
+            planner = conn._planner = Planner(conn)
         planner.refresh()
         pipe = Pipe(self, slot, planner)
         self.pipes.append(pipe)
@@ -203,7 +204,8 @@ class Pipes:
         slot = pool._out[conn]
         pool._leaks.returned(slot)  # a busy pipe is no leak
         try:
-            conn._look_for_pooler()
+            with conn.lock:
+                conn._look_for_pooler()
         except psycopg.Error as error:
             logger.info("pool %r: a connection for statements was lost: %s", pool.name, error)
             pool.putconn(conn)

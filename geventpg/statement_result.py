@@ -64,8 +64,9 @@ class Result(Generic[T]):
         return found
 
     def __iter__(self) -> Iterator[T]:
-        while (row := self.fetchone()) is not None:
-            yield row
+        while self._position < len(self._check()):
+            self._position += 1
+            yield self.rows[self._position - 1]
 
     def _check(self) -> list[T]:
         if self._rows is None:

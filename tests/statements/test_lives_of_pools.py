@@ -77,7 +77,7 @@ def test_the_sums_hold_at_every_moment_and_the_numbers_are_told(pool):
             assert told["pool_size"] == now.size
             busy.progress()
         told = pool.get_stats()
-        assert told["statements_sent"] >= busy.done
+        assert told["statements_sent"] + told["statements_spilled"] >= busy.done
         assert told["statements_batch_max"] > 1
         assert told["statements_batches"] < told["statements_sent"]
     wait_until(lambda: at_rest(pool))
@@ -242,3 +242,35 @@ def test_a_server_that_takes_no_more_writes_is_left(make_pool, done):
     wait_until(lambda: pool.fetch_val("select pg_backend_pid()") != before)
     pool.execute(INSERT, (2, "a"))
     assert done("a") == [2]
+
+
+def test_connections_that_the_pool_closes_are_freed_with_all_that_is_known_of_them(pool):
+    with pool.connection() as conn:
+        reference = weakref.ref(conn)
+    del conn
+    assert all_true(echoes(pool, 10))
+    wait_until(lambda: at_rest(pool))
+    gc.disable()
+    try:
+        pool.drain()
+        wait_until(lambda: reference() is None)
+    finally:
+        gc.enable()
+
+
+def test_whoever_uses_a_shared_connection_in_secret_takes_turns_with_the_others(pool):
+    answers = []
+
+    def secretive(cursor):
+        def make(values):
+            answers.append(cursor.connection.execute("select 9").fetchone())
+            return values
+
+        return make
+
+    asking = [gevent.spawn(pool.fetch_one, "select 7", row_factory=secretive) for _ in range(5)]
+    assert all_true(echoes(pool, 30))
+    gevent.joinall(asking, raise_error=True)
+    assert [one.value for one in asking] == [(7,)] * 5
+    assert answers == [(9,)] * 5
+    wait_until(lambda: at_rest(pool))

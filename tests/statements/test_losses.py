@@ -122,7 +122,21 @@ def test_what_was_not_sent_moves_and_is_executed_once(make_pool, proxy, dsn, don
     assert stats(pool).moved > 0
 
 
-@pytest.mark.parametrize("prepare", [False, True], ids=["", "prepared"])
+def test_a_connection_that_ends_takes_nothing_along_that_was_not_sent(
+    pool_behind_proxy, proxy, done
+):
+    pool = pool_behind_proxy
+    assert echo(pool)
+    proxy.cut_next(100, "from_client")
+    work = [Attempt(pool.execute, INSERT, (number, "a")) for number in range(400)]
+    for one in work:
+        assert one.join().error is None or type(one.error) is geventpg.CommitUnknown
+    failed = sum(one.error is not None for one in work)
+    assert 1 <= failed <= 128
+    assert len(done("a")) >= 400 - failed
+
+
+@pytest.mark.parametrize("prepare", [True], ids=["prepared"])
 def test_statements_while_the_server_restarts_end_as_reported(
     make_pool, embedded_pg, embedded_dsn, prepare
 ):

@@ -110,8 +110,8 @@ def test_those_who_wait_for_a_connection_get_the_one_that_statements_keep_busy(m
     stop = False
 
     def busy():
-        while not stop:
-            assert echo(pool)
+        while not stop:  # one after the other, so that there is always one under way
+            assert pool.fetch_val("select pg_sleep(0.001) is not null")
 
     greenlets = [gevent.spawn(busy) for _ in range(20)]
     for _ in range(5):
