@@ -274,3 +274,25 @@ def test_whoever_uses_a_shared_connection_in_secret_takes_turns_with_the_others(
     assert [one.value for one in asking] == [(7,)] * 5
     assert answers == [(9,)] * 5
     wait_until(lambda: at_rest(pool))
+
+
+def test_what_waits_to_be_sent_when_the_process_forks_is_sent_by_the_parent_only(dsn, done):
+    body = """
+        pool = Pool(dsn, min_size=1, max_size=2, open=True)
+        assert pool.fetch_val("select 1") == 1
+        gevent.sleep(0.05)
+        def write(number):
+            pool.execute("insert into things values (%s, 'a')", (number,))
+        def fork():
+            child = os.fork()
+            if child == 0:
+                gevent.sleep(0.3)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        writers = [gevent.spawn(write, number) for number in range(5)]
+        gevent.joinall([*writers, gevent.spawn(fork)], raise_error=True)
+        pool.close()
+    """
+    run = run_script(body, dsn)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert done("a") == list(range(5))
