@@ -175,7 +175,12 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         bounded = partial(_bounded, deadline, timeout)
 
     def checkout() -> Any:
-        return pool.getconn(None if deadline is None else max(deadline - monotonic(), 0.0))
+        if deadline is None or timeout is None:
+            return pool.getconn()
+        remaining = deadline - monotonic()
+        if remaining <= 0:
+            raise pool._timed_out(timeout)
+        return pool.getconn(remaining)
 
     pipes.spilled += 1
     note = None if plan is None else partial(costs.alone, plan.text)
