@@ -113,7 +113,7 @@ class Pipe(Sending):
         self.head_since, self._busy_until_head = now, busy
         if self.sent:
             self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
-        if self.taking and now - self._since > FAIR_SHARE and pipes.others_wait():
+        if self.taking and now - self._since > FAIR_SHARE and pipes.is_wanted_back():
             self.retire()
         if self._cancelled is not None:
             self.progress.ring()

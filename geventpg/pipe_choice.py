@@ -137,10 +137,11 @@ class Pipes:
         if pipe.conn in pool._out:
             pool._usage_seconds += pool._give_back(pipe.conn) - since
 
-    def others_wait(self) -> bool:
-        """Tell whether somebody waits for a connection that only a return can give him."""
+    def is_wanted_back(self) -> bool:
+        """Tell whether the pool shrinks, or somebody waits whom only a return can serve."""
         pool = self._pool
-        return bool(pool._waiting) and pool._bag.size >= pool._max_size
+        size = pool._bag.size
+        return size > pool._max_size or (size == pool._max_size and bool(pool._waiting))
 
     def retire_all(self) -> None:
         """Take no statements any more: the pool is closed. What was sent is answered."""
