@@ -20,7 +20,7 @@ COMPLIANCE_ARGS ?=
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed-demo ## the same workload on three kinds of connections, side by side
+demo: $(VENV)/.installed-demo ## the same workload in four ways, side by side
 	$(RUN) -m examples.demo $(DEMO_ARGS)
 
 cases: $(VENV)/.installed-cases ## five published failures, with stock parts and with geventpg

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.job import Cell
-from benchmarks.registry import SUBJECT
+from benchmarks.registry import STATEMENTS, STOCK, SUBJECT
 from benchmarks.summary import Figure, Result
 
 
@@ -65,6 +65,7 @@ def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, boo
         yield f"SQLAlchemy's ORM, 100 greenlets, {mode}, times QueuePool", orm, 1.0, True
         growth = _quotient(median(many, cpu), median(few, cpu))
         yield f"CPU per query at 1,000 greenlets to 20, {mode}", growth, 1.3, False
+    yield from _promises_of_statements(figures)
     short, long = Cell("handoff", 20), Cell("handoff", 10_000)
     growth = _quotient(median(long, "handoff_ns"), median(short, "handoff_ns"))
     yield "checkout with 10,000 waiting to 20", growth, 2.0, False
@@ -73,6 +74,37 @@ def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, boo
         yield f"bytes per waiter, {count:,} waiting", bytes_each, 1024.0, False
     percent = median(Cell("idle", 500), "cpu_percent")
     yield "500 waiting greenlets, percent of a core", percent, 1.0, False
+
+
+def _promises_of_statements(
+    figures: _Figures,
+) -> Iterator[tuple[str, float | None, float, bool]]:
+    rate, cpu = "queries_per_second", "cpu_us_per_query"
+
+    def statements(count: int, metric: str = rate) -> float | None:
+        return figures.median(Cell("throughput", count), metric, STATEMENTS)
+
+    def peer(count: int, name: str) -> float | None:
+        return figures.median(Cell("throughput", count), rate, name)
+
+    for name, limit in ((STOCK, 4.5), ("asyncpg", 4.0), ("pgbench", 1.0)):
+        quotient = _quotient(statements(100), peer(100, name))
+        yield f"statements, 100 greenlets, times {name}", quotient, limit, True
+    yield "statements, CPU µs each at 100 greenlets", statements(100, cpu), 12.0, False
+    alone = _quotient(statements(1), peer(1, SUBJECT))
+    yield "statements, 1 greenlet, times a checkout", alone, 1.0, True
+    many = _quotient(statements(1_000), statements(100))
+    yield "statements, 1,000 greenlets, times 100", many, 1.0, True
+    beside = Cell("neighbours", 100)
+    p99, before = (
+        figures.median(beside, metric, STATEMENTS) for metric in ("p99_ms", "undisturbed_p99_ms")
+    )
+    yield (
+        "statements, p99 beside pg_sleep(0.2), times undisturbed",
+        _quotient(p99, before),
+        3.0,
+        False,
+    )
 
 
 def goals(results: Sequence[Result]) -> list[Goal]:

@@ -50,6 +50,17 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         THROUGHPUT,
         Measure(
+            name="neighbours",
+            title="Fast statements while one greenlet in 50 runs pg_sleep(0.2)",
+            counted="greenlets",
+            counts=(100,),
+            short_counts=(100,),
+            metrics=(
+                Metric("p99_ms", "p99, ms", digits=2),
+                Metric("undisturbed_p99_ms", "undisturbed", digits=2, spread=False, ratio=False),
+            ),
+        ),
+        Measure(
             name="checkout",
             title="Checkout and return, nobody competing",
             counted="greenlets",

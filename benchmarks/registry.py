@@ -9,8 +9,17 @@ from pathlib import Path
 
 STOCK = "psycopg_pool"
 SUBJECT = "geventpg"
+STATEMENTS = "geventpg-statements"
 
-POOL_MEASURES = ("throughput", "checkout", "handoff", "waiter_memory", "memory", "idle")
+POOL_MEASURES = (
+    "throughput",
+    "neighbours",
+    "checkout",
+    "handoff",
+    "waiter_memory",
+    "memory",
+    "idle",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,14 @@ PEERS: dict[str, Peer] = {
             imports=("geventpg", "gevent", "prometheus_client"),
             distributions=("geventpg", "psycopg", "gevent", "prometheus-client"),
             measures=("throughput", "checkout"),
+        ),
+        Peer(
+            name=STATEMENTS,
+            label="geventpg, statements",
+            module="benchmarks.peers.geventpg_statements",
+            imports=("geventpg", "gevent"),
+            distributions=("geventpg", "psycopg", "gevent"),
+            measures=("throughput", "neighbours"),
         ),
         Peer(
             name=STOCK,

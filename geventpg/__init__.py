@@ -13,12 +13,16 @@ from .errors import (
     PoolTimeout,
     StaleStatement,
     StartupOptionRefused,
+    StatementTimeout,
     TooManyRequests,
     WrongHub,
 )
 from .pool import Pool
 from .registry import close_all, configure, get_conn, get_pool, release_conn
 from .statement import Statement
+from .statement_result import Result
+from .statement_stats import StatementStats
+from .statements_named import execute, fetch_all, fetch_one, fetch_val
 from .transactions import retry, run_in_transaction, transaction
 from .transient import is_transient
 
@@ -35,14 +39,21 @@ __all__ = [
     "Pool",
     "PoolClosed",
     "PoolTimeout",
+    "Result",
     "StaleStatement",
     "StartupOptionRefused",
     "Statement",
     "StatementResult",
+    "StatementStats",
+    "StatementTimeout",
     "TooManyRequests",
     "WrongHub",
     "close_all",
     "configure",
+    "execute",
+    "fetch_all",
+    "fetch_one",
+    "fetch_val",
     "get_conn",
     "get_pool",
     "is_transient",

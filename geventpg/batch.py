@@ -106,7 +106,7 @@ _CONTROL = re.compile(
 
 def check_statement(query: bytes) -> None:
     """Raise if a statement cannot be part of a batch."""
-    start = _first_word(query)
+    start = first_word(query)
     if _COPY.match(query, start):
         raise psycopg.NotSupportedError(
             "COPY cannot be sent in a batch: libpq's pipeline mode does not have it"
@@ -118,7 +118,7 @@ def check_statement(query: bytes) -> None:
         )
 
 
-def _first_word(query: bytes) -> int:
+def first_word(query: bytes) -> int:
     """Return where the first word begins."""
     start = 0
     while True:

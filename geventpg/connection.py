@@ -96,6 +96,8 @@ class Connection(ConnectingOnHub[Row]):
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
         self._begin = PreparedBegin()
+        self._planner: Any = None
+        """What the statement-level API knows of it; it refers to the connection."""
         self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
 
     def __del__(self, *args: Any) -> None:

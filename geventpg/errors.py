@@ -8,6 +8,7 @@ errors are psycopg_pool's classes or subclasses of them.
 from __future__ import annotations
 
 import psycopg
+from psycopg.errors import QueryCanceled
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "PoolTimeout",
     "StaleStatement",
     "StartupOptionRefused",
+    "StatementTimeout",
     "TooManyRequests",
     "WrongHub",
 ]
@@ -74,6 +76,15 @@ class CommitUnknown(psycopg.OperationalError):
     itself: whoever does must know that doing it twice is harmless. The error that ended the
     connection is the ``__cause__``. In a batch whose statements are transactions of their own
     it is the error of each that was sent and whose answer never came.
+    """
+
+
+class StatementTimeout(CommitUnknown, QueryCanceled):
+    """The ``timeout`` of a statement passed after it was sent, and before its answer came.
+
+    It is executed and committed, or will be, or not. The server is asked to cancel it. It is a
+    ``QueryCanceled``, which is what the server's own ``statement_timeout`` raises, and a
+    `CommitUnknown`, because here nobody waited for what became of it.
     """
 
 

@@ -16,12 +16,14 @@ from psycopg import pq
 from psycopg._cursor_base import BaseCursor
 
 from .causes import EVICTIONS, RETIREMENTS
+from .sanitizing import sanitized
 from .slots import Slot, SlotState
 from .stats import Histogram, Holder, PoolStats, Waiter
 from .text import text_of
 from .work import work_of
 
 if TYPE_CHECKING:
+    from .pipe import Pipe
     from .pool import Pool
 
 ACTIVE = pq.TransactionStatus.ACTIVE
@@ -62,6 +64,7 @@ def stats(pool: Pool[Any]) -> PoolStats:
         lost=counters[pool._STATEMENTS_LOST],
         cancelled=tally.cancelled,
         leaked=tally.leaked,
+        statements=pool._pipes.stats(),
         wait=Histogram((first + max(at_once, 0), *others), pool._wait_seconds),
         connect=tally.connect.snapshot(),
         validate=tally.validate.snapshot(),
@@ -74,7 +77,8 @@ def holders(pool: Pool[Any]) -> tuple[Holder, ...]:
     """Return who has a connection of *pool*, the longest first."""
     now, clock = time.monotonic(), time.time()
     taken = sorted(_taken(pool), key=lambda slot: slot.since)
-    return tuple(_holder(slot, now, clock) for slot in taken)
+    pipes = {pipe.conn: pipe for pipe in pool._pipes.pipes}
+    return tuple(_holder(slot, pipes.get(slot.conn), now, clock) for slot in taken)
 
 
 def _taken(pool: Pool[Any]) -> list[Slot]:
@@ -102,7 +106,7 @@ def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:
     return tuple(found)
 
 
-def _holder(slot: Slot, now: float, clock: float) -> Holder:
+def _holder(slot: Slot, pipe: Pipe | None, now: float, clock: float) -> Holder:
     # Handed over a moment ago, it has nobody yet who knows of it.
     greenlet = slot.taker and slot.taker()
     task, task_id = work_of(greenlet)
@@ -112,12 +116,20 @@ def _holder(slot: Slot, now: float, clock: float) -> Holder:
         pid=conn._server_pid,
         since=clock - seconds,
         seconds=seconds,
-        greenlet=name_of(greenlet),
+        greenlet=name_of(greenlet) if pipe is None else "single statements",
         task=task,
         task_id=task_id,
-        statement=running_statement(_frame_of(conn._watch.waiter)),
+        statement=(
+            running_statement(_frame_of(conn._watch.waiter)) if pipe is None else _head_of(pipe)
+        ),
         transaction=pq.TransactionStatus(conn.pgconn.transaction_status).name,
     )
+
+
+def _head_of(pipe: Pipe) -> str | None:
+    """Return what the server is at for those who share the connection, without literals."""
+    plan = pipe.sent[0].plan if pipe.sent else None
+    return None if plan is None else sanitized(plan.text)
 
 
 def name_of(greenlet: Any) -> str:

@@ -82,6 +82,16 @@ _GAUGES = (
         "For how long the first in line has been waiting.",
         lambda s: s.longest_wait,
     ),
+    _Family(
+        "geventpg_statements_outstanding",
+        "Single statements sent and not answered, now.",
+        lambda s: s.statements.outstanding,
+    ),
+    _Family(
+        "geventpg_statements_waiting",
+        "Single statements not sent yet, now.",
+        lambda s: s.statements.waiting,
+    ),
 )
 
 _COUNTERS = (
@@ -120,6 +130,21 @@ _COUNTERS = (
         "geventpg_statements_cancelled",
         "Statements cancelled on the server.",
         lambda s: s.cancelled,
+    ),
+    _Family(
+        "geventpg_statements_sent",
+        "Single statements sent over shared connections.",
+        lambda s: s.statements.sent,
+    ),
+    _Family(
+        "geventpg_statements_batches",
+        "Portions in which they were sent, each one write to the network.",
+        lambda s: s.statements.batches,
+    ),
+    _Family(
+        "geventpg_statements_spilled",
+        "Single statements that were given a connection of their own instead.",
+        lambda s: s.statements.spilled,
     ),
     _Family("geventpg_leaks", "Checkouts held longer than leak_threshold.", lambda s: s.leaked),
 )

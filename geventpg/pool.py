@@ -29,9 +29,9 @@ from .checkout import Checkout
 from .errors import PoolTimeout, TooManyRequests
 from .hub import get_ident
 from .options import check_options, check_sizes
-from .pool_life import PoolLife
 from .slots import Slot, SlotState
 from .statement import Statement
+from .statements import StatementMethods
 from .stats import BOUNDS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _IN_USE = SlotState.IN_USE
 _IDLE = SlotState.IDLE
 
 
-class Pool(PoolLife[CT]):
+class Pool(StatementMethods[CT]):
     """A pool of connections for the greenlets of one thread.
 
     A drop-in for ``psycopg_pool.ConnectionPool``: same constructor, defaults, methods,
@@ -71,7 +71,7 @@ class Pool(PoolLife[CT]):
     :param prepare: ``"never"`` turns prepared statements off, ``"auto"`` does behind a pooler,
         ``"always"`` nowhere; where they are on, ``prepare_threshold`` is psycopg's. What was
         given is in the attribute ``prepare_mode``; `prepare` is a method.
-    :param statement_connections: how many connections the statement-level API may use.
+    :param statement_connections: how many connections carry single statements at a time.
     :param use_lifo: give the most recently used connection first.
 
     The connection class may be any ``psycopg.Connection`` subclass; it gets the hub's

@@ -78,6 +78,7 @@ class PoolLife(PoolState[CT]):
         """
         self._connector.forget()
         self._watchdog.forget()
+        self._pipes.forget()
         for slot in self._bag:
             slot.forget()
             slot.conn._pool = None
@@ -100,6 +101,7 @@ class PoolLife(PoolState[CT]):
         closed = f"the pool {self.name!r} is closed"
         self._waiting.fail_all(lambda: PoolClosed(closed))
         self._filling.fail_all(lambda: PoolClosed(closed))
+        self._pipes.retire_all()
         for slot in self._bag:
             if slot.state is _IDLE:
                 self._drop(slot, Cause.POOL_CLOSED)
@@ -177,4 +179,5 @@ class PoolLife(PoolState[CT]):
 
     def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
         conn._pool = None
+        cast("Any", conn)._planner = None  # which refers to the connection
         conn.close()

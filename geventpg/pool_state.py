@@ -25,6 +25,7 @@ from .leaks import LeakDetector, NoLeakDetector
 from .listeners import Listener, Listeners
 from .meter import Meter
 from .options import check_conninfo, check_options
+from .pipe_choice import Pipes
 from .pooler import Warnings
 from .recycler import Recycler
 from .slots import Bag
@@ -138,6 +139,7 @@ class PoolState(ConnectionPool[CT]):
         self._recycler = Recycler(this)
         self._watchdog = Watchdog(this)
         self._failover = Failover(this)
+        self._pipes = Pipes(this)
         # Set by the registry: takes back what ended raw greenlets still hold.
         self._reclaim: Callable[[], bool] | None = None
         # Open, but not at work: nothing was asked of it since a fork.
@@ -194,9 +196,9 @@ class PoolState(ConnectionPool[CT]):
     def get_stats(self) -> dict[str, int]:
         """Return psycopg_pool's statistics: counters since the start, and current sizes.
 
-        Two keys are ours. ``statements_healed``: prepared statements that were gone and were
-        executed all the same; ``statements_lost``: those that took their transaction along.
-        `stats` tells more.
+        Some keys are ours. ``statements_healed``: prepared statements that were gone and were
+        executed all the same; ``statements_lost``: those that took their transaction along. The
+        other ``statements_`` keys are those of `StatementStats`. `stats` tells more.
         """
         return self._since_popped(self._counters())
 
@@ -282,6 +284,7 @@ class PoolState(ConnectionPool[CT]):
             self._REQUESTS_QUEUED: self._queued,
             self._REQUESTS_WAIT_MS: int(1000 * self._wait_seconds),
             self._USAGE_MS: int(1000 * self._usage_seconds),
+            **self._pipes.stats().counters(),
         }
 
     def _get_measures(self) -> dict[str, int]:
@@ -291,6 +294,7 @@ class PoolState(ConnectionPool[CT]):
             self._POOL_SIZE: self._bag.size,
             self._POOL_AVAILABLE: len(self._bag.idle),
             self._REQUESTS_WAITING: len(self._waiting),
+            **self._pipes.stats().measures(),
         }
 
     def _update_fast_paths(self) -> None:

@@ -19,6 +19,7 @@ from . import binding, lifecycle, registry
 from .causes import EVICTIONS, RETIREMENTS, Cause
 from .introspection import running_statement
 from .pool import Pool
+from .statement_stats import StatementStats
 from .stats import Histogram, Holder, PoolStats, Waiter
 from .work import work_of_thread
 
@@ -70,6 +71,7 @@ def stats(pool: ConnectionPool[Any]) -> PoolStats:
         lost=0,
         cancelled=0,
         leaked=0,
+        statements=StatementStats(),
         wait=Histogram(),
         connect=Histogram(),
         validate=Histogram(),

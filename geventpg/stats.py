@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .statement_stats import StatementStats
+
 BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
@@ -115,6 +117,9 @@ class PoolStats:
     leaked: int
     """Checkouts that were held longer than ``leak_threshold``."""
 
+    statements: StatementStats
+    """The single statements of `Pool.execute` and the like, over shared connections."""
+
     wait: Histogram
     """From asking for a connection to having it, or to an error. Those that had not to wait
     are in the first bucket."""
@@ -135,6 +140,8 @@ class PoolStats:
 def _plain(value: Any) -> Any:
     if isinstance(value, Histogram):
         return {"bounds": list(BOUNDS), "counts": list(value.counts), "sum": value.sum}
+    if isinstance(value, StatementStats):
+        return dataclasses.asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -6,6 +6,9 @@ costs no round trip: a session that the server ended meanwhile is replaced, not 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -58,6 +61,29 @@ def abandon(pool: ConnectionPool[Any]) -> None:
     for conn in list(pool._pool):
         abandon_socket(conn)
     _graveyard.append(pool)
+
+
+@contextmanager
+def cancelling_after(seconds: float, conn: psycopg.Connection[Any]) -> Iterator[Callable[[], bool]]:
+    """Cancel what runs on *conn* if the block takes longer; yield what tells whether that was so.
+
+    A thread does it. It is over when the block is left, so that it never hits the next user.
+    """
+    late = threading.Event()
+
+    def cancel() -> None:
+        late.set()
+        with suppress(psycopg.Error):
+            conn.cancel_safe(timeout=5.0)
+
+    timer = threading.Timer(max(seconds, 0.0), cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late.is_set
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def is_alive(conn: psycopg.Connection[Any]) -> bool:

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top: (layer, patterns of module names without the leading "geventpg.").
 LAYERS: list[tuple[str, list[str]]] = [
-    ("values", ["errors", "options", "discretion", "causes", "stats", "sanitizing"]),
+    (
+        "values",
+        ["errors", "options", "discretion", "causes", "stats", "statement_stats", "sanitizing"],
+    ),
     ("hub", ["hub", "hub.*"]),
     (
         "connection",
@@ -44,10 +47,11 @@ LAYERS: list[tuple[str, list[str]]] = [
             *("pool*", "slots*", "waiters*", "checkout*", "connector*", "recycler*", "leaks*"),
             *("watchdog*", "failover*", "cutoff*", "lifecycle*", "_invariants"),
             *("detaching", "introspection", "tally", "work", "listeners", "meter", "reports"),
+            *("pipe*", "statements", "statement_*"),
         ],
     ),
     ("registry", ["registry*", "binding*", "stock*"]),
-    ("statements", ["transactions*", "batch*", "pipeline*", "transient*"]),
+    ("statements", ["transactions*", "batch*", "statements_named", "transient*"]),
     # What users import; above everything but the edges.
     ("facade", ["__init__"]),
     ("edge", ["testing*", "metrics*", "otel*", "cli*", "__main__", "sqlalchemy*", "django*"]),

@@ -31,6 +31,11 @@ class GeventDriver(ABC):
     def execute(self, conn: Any, sql: str, params: Sequence[Any] = ()) -> Row:
         """The first row of a statement on a connection that is checked out."""
 
+    def sleep(self, sql: str, seconds: float) -> None:
+        """Run a statement that takes that long, as the others are run."""
+        with self.connection() as conn:
+            self.execute(conn, sql, (seconds,))
+
     @abstractmethod
     def close(self) -> None:
         """Close the pool; closing one that is not open does nothing."""

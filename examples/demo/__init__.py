@@ -1,1 +1,1 @@
-"""The same work three ways: one shared connection, stock psycopg_pool, geventpg."""
+"""The same work four ways: a shared connection, stock psycopg_pool, and geventpg's two."""

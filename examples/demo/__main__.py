@@ -1,4 +1,4 @@
-"""Runs the same tasks in three ways, one after the other, and prints one table."""
+"""Runs the same tasks in four ways, one after the other, and prints one table."""
 
 from __future__ import annotations
 

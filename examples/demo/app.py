@@ -1,4 +1,4 @@
-"""The Celery app of the demo's workers. The tasks are the same for all three ways."""
+"""The Celery app of the demo's workers. The tasks are the same for all ways."""
 
 from __future__ import annotations
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-WAYS = ("shared", "stock", "geventpg")
-TITLES = {"shared": "shared connection", "stock": "psycopg_pool", "geventpg": "geventpg"}
+WAYS = ("shared", "stock", "geventpg", "statements")
+TITLES = {
+    "shared": "shared connection",
+    "stock": "psycopg_pool",
+    "geventpg": "geventpg",
+    "statements": "geventpg, statements",
+}
 
 CONCURRENCY = 100  # greenlets: celery -P gevent -c 100
 MIN_SIZE = 4
 MAX_SIZE = 20
-CAPACITY = {"shared": 1, "stock": MAX_SIZE, "geventpg": MAX_SIZE}  # connections a way may have
+CAPACITY = {way: 1 if way == "shared" else MAX_SIZE for way in WAYS}  # connections it may have
 ACCOUNTS = 2_000  # one row per task, so that no task waits for another's row lock
 
 QUERY_SECONDS = 0.005

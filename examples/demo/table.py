@@ -100,7 +100,7 @@ def _notes(results: list[WayResult], broker: str, logs: Path) -> list[str]:
         f" {TIME_LIMIT} s. Meeting it is not a failure."
     )
     sizes = (
-        f"Both pools: min_size {MIN_SIZE}, max_size {MAX_SIZE}, otherwise their defaults. The"
+        f"The pools: min_size {MIN_SIZE}, max_size {MAX_SIZE}, otherwise their defaults. The"
         " shared connection is in autocommit mode and opened again when found closed."
     )
     files = (

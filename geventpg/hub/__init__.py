@@ -26,8 +26,10 @@ from .watch import (
     drive_connecting,
     point_at_null,
     poll,
+    switcher,
 )
 
+Greenlet = gevent.Greenlet
 GreenletLocal = gevent.local.local
 spawn = gevent.spawn
 
@@ -36,6 +38,7 @@ __all__ = [
     "WRITE",
     "Alarm",
     "DeadlineReached",
+    "Greenlet",
     "GreenletLocal",
     "HubLock",
     "Parked",
@@ -54,4 +57,5 @@ __all__ = [
     "poll",
     "run_in_thread",
     "spawn",
+    "switcher",
 ]

@@ -71,6 +71,7 @@ class Watch:
     __slots__ = (
         "_busy_since",
         "_hub",
+        "_on_stopped",
         "_on_stray",
         "_parked",
         "_read",
@@ -86,6 +87,7 @@ class Watch:
         self._hub = gevent.hub.get_hub()
         self._switch = self._hub.switch
         self._on_stray = on_stray
+        self._on_stopped: Callable[[BaseException], None] | None = None
         self._parked: greenlet | None = None
         self._busy_since = 0.0
         self._read = self._hub.loop.io(fd, READ, ref=False)
@@ -191,6 +193,37 @@ class Watch:
                     watcher.stop()
                     watcher.close()
 
+    def attend(
+        self, on_readable: Callable[[], None], on_stopped: Callable[[BaseException], None]
+    ) -> None:
+        """Have the hub call *on_readable* whenever data is there, until `unattend`.
+
+        For a connection that several greenlets use at once, so that none of them waits here.
+        *on_stopped* is told the error when somebody else closes the connection.
+        """
+        if self.paused:
+            self.resume()
+        self._on_stopped = on_stopped
+        self._read.callback = on_readable
+        self._read.ref = True
+
+    def unattend(self) -> None:
+        """End `attend`. Does not switch."""
+        self._on_stopped = None
+        self._read.ref = False
+        self._read.callback = self._on_stray
+
+    def when_writable(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have the hub call *callback* whenever data can be sent; return what ends that."""
+        write = self._hub.loop.io(self.fd, WRITE)
+        write.start(callback)
+
+        def end() -> None:
+            write.stop()
+            write.close()
+
+        return end
+
     def pause(self) -> None:
         """Stop watching: data is there that nobody waits for and the loop would spin."""
         self._read.stop()
@@ -212,6 +245,9 @@ class Watch:
         parked = self._parked
         if error is not None and parked is not None and parked is not getcurrent():
             self._hub.loop.run_callback(self._throw, parked, error)
+        if error is not None and self._on_stopped is not None:
+            on_stopped, self._on_stopped = self._on_stopped, None
+            self._hub.loop.run_callback(on_stopped, error())
 
     @property
     def waiting(self) -> bool:
@@ -236,7 +272,7 @@ class Watch:
         """Forget the watcher in a forked child, where the loop starts anew."""
         self._read.stop()
         self.paused = self.stopped = True
-        self._parked = None
+        self._parked = self._on_stopped = None
 
     def _throw(self, parked: Any, error: Callable[[], BaseException]) -> None:
         # It may have been killed, and be elsewhere, since.

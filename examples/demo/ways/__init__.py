@@ -1,4 +1,4 @@
-"""The three ways for a task to come by a connection. Each file holds one, as a user would write it.
+"""The ways for a task to come by a connection. Each file holds one, as a user would write it.
 
 The modules are imported by the worker only, after Celery has patched the standard library.
 """

@@ -1,0 +1,310 @@
+"""One connection in libpq's pipeline mode, shared by greenlets for as long as they keep it busy.
+
+What all of them ask in one turn of the hub leaves together. Each statement has its own Sync,
+which is where its transaction is committed and where its answer is complete: an error is about
+that statement only. Answers come in the order of the statements, so who waits for one is at the
+front of the line, also if nobody does any more. Everything here runs in the hub and never waits.
+
+The connection is checked out of its pool from the first statement to the last answer, and no
+longer: idle, it is the pool's like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg._preparing import Prepare
+
+from . import hub
+from .errors import CommitUnknown
+from .pipe_costs import COSTLY
+from .pipe_sending import HEAD_LIMIT, NO_CHECK, Sending
+from .pipe_wire import answers_of, last_words
+from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .pipe_choice import Pipes
+    from .slots import Slot
+
+logger = logging.getLogger("geventpg")
+
+BAD = pq.ConnStatus.BAD
+FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
+PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
+_FATAL = {b"FATAL", b"PANIC"}
+_CANCELED = b"57014"
+
+FAIR_SHARE = 0.01
+"""Seconds for which a connection is kept while others wait for one."""
+
+_PORTION = 32
+"""Statements that are sent at once, though the answers of others are still being handed out."""
+
+
+class Pipe(Sending):
+    """The statements of many greenlets on one connection."""
+
+    def __init__(self, pipes: Pipes, slot: Slot, planner: Planner) -> None:
+        conn: Connection[Any] = slot.conn
+        super().__init__(pipes, slot)
+        self.planner = planner
+        self.row_factory = conn.row_factory
+        self.taking = True
+        """Whether new statements may be put here."""
+        self.cancelling = False
+        self.progress = hub.Alarm()
+        """Rings when answers came while a statement is cancelled."""
+        self._cancelled: Call | None = None
+        self._answer: list[pq.abc.PGresult] = []
+        self._since = monotonic()
+        # Whoever kept the connection and uses it takes turns with all of this, as ever.
+        conn.lock.__enter__()
+        conn.pgconn.enter_pipeline_mode()
+        conn._watch.attend(self._readable, self._stopped)
+
+    @property
+    def load(self) -> int:
+        """How many statements are ahead of a new one."""
+        return len(self.sent) + len(self.queue)
+
+    def retire(self) -> None:
+        """Take nothing new; give the connection back when what was sent is answered."""
+        self.taking = False
+
+    def evacuate(self) -> None:
+        """Have what was not sent go elsewhere."""
+        moving = [call for call in self.queue if call.wake is not None]
+        self.queue.clear()
+        self._pipes.moved += len(moving)
+        for call in moving:
+            call.answer = MOVED
+        self._hand_out(moving)
+
+    # -- receiving ------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        if self.dead:
+            return
+        try:
+            answers = answers_of(self._pgconn)
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        done = self._take(answers)
+        if self._answer and _is_the_end(self._answer[-1]):
+            words = errors.error_from_result(self._answer[-1], encoding=self._pgconn._encoding)
+            self._lose(words, done)
+            return
+        if not done:
+            return
+        pipes = self._pipes
+        now, busy = monotonic(), thread_time()
+        elapsed = now - self.head_since
+        if elapsed > COSTLY or pipes.costs.suspects:
+            # A hub that was busy elsewhere did not look for the answer.
+            pipes.costs.note(done[0].plan, elapsed - (busy - self._busy_until_head))
+        self.head_since, self._busy_until_head = now, busy
+        if self.sent:
+            self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
+        if self.taking and now - self._since > FAIR_SHARE and pipes.is_wanted_back():
+            self.retire()
+        if self._cancelled is not None:
+            self.progress.ring()
+            self._spare_bystanders(done)
+        # From here on greenlets run, which may put statements here.
+        self.awake = True
+        try:
+            self._hand_out(done)
+        finally:
+            self.awake = False
+            if not self.dead:
+                if self.queue:
+                    self._send()
+                self.settle()
+
+    def _take(self, answers: list[list[pq.abc.PGresult]]) -> list[Call]:
+        """Give each answer to its statement; return those that are complete."""
+        sent, parts = self.sent, self._answer
+        done: list[Call] = []
+        for answer in answers:
+            result = answer[-1]
+            if result.status != PIPELINE_SYNC:
+                parts.append(result)
+                continue
+            call = sent.popleft()
+            if len(parts) == 1 and call.check is NO_CHECK:
+                answered = parts[0]
+            else:
+                answered = self._examine(call, parts)
+            parts.clear()
+            self._bytes -= call.size
+            if call.wake is None:
+                self.abandoned -= 1
+            else:
+                call.answer = answered
+            done.append(call)
+        return done
+
+    def _examine(self, call: Call, parts: list[pq.abc.PGresult]) -> pq.abc.PGresult:
+        """Return the result that counts: the error, wherever it occurred, or the last one."""
+        failed = [result for result in parts if result.status == FATAL_ERROR]
+        if not parts:
+            raise AssertionError("a Sync was answered without its statement")
+        key, prep, name = call.check
+        prepared = self.conn._prepared
+        if key is not None:
+            prepared.validate(key, prep, name, [failed[0] if failed else parts[-1]])
+        if failed and prep is Prepare.SHOULD:
+            known = call.query, call.types
+            if prepared._names.get(known) == name:
+                del prepared._names[known]
+        return failed[0] if failed else parts[-1]
+
+    def _spare_bystanders(self, done: list[Call]) -> None:
+        """Have those executed again that a cancel request hit and that somebody waits for.
+
+        The server says that they failed: so nothing of them was done.
+        """
+        for call in done:
+            if call.wake is not None and call.answer.status == FATAL_ERROR:
+                state = call.answer.error_field(pq.DiagnosticField.SQLSTATE)
+                if state == _CANCELED:
+                    call.answer = SET_APART if call is self._cancelled else MOVED
+                    self._pipes.moved += 1
+
+    def _hand_out(self, done: Iterable[Call]) -> None:
+        """Switch to those who wait for these answers, one after the other."""
+        queue, pending = self.queue, deque(done)
+        try:
+            while pending:
+                call = pending.popleft()
+                wake = call.wake
+                if wake is not None:
+                    call.wake = None
+                    # Its greenlet runs now, and may do anything: to this pipe as well.
+                    wake()
+                    if len(queue) >= _PORTION and not self.dead:
+                        self._send()  # so that the server has something to do meanwhile
+        finally:
+            if pending:  # Ctrl-C, in the hub
+                self._run_callback(self._hand_out, pending)
+
+    # -- the end --------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Something changed: give the connection back, or take in those who have none.
+
+        Only in the hub: it may switch.
+        """
+        self.release()
+        if self._pipes.homeless and not self.dead and self.takes(monotonic()):
+            self._pipes.welcome()
+
+    def release(self) -> None:
+        """Give the connection back if it has nothing to do. Does not switch."""
+        if not (self.sent or self.queue or self.cancelling or self.dead):
+            self._leave()
+
+    def takes(self, now: float) -> bool:
+        """Tell whether a new statement is well off here."""
+        if now < self.stale_at:
+            return self.taking
+        return self.taking and now < self._slot.expires_at and not self.is_stuck(now)
+
+    def is_stuck(self, now: float) -> bool:
+        """Tell whether the server is at one statement for long."""
+        if not self.sent or now - self.head_since < HEAD_LIMIT:
+            return False
+        if hub.poll(self.conn._watch.fd, hub.READ):
+            # The answer is there, and the hub was late to look.
+            self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
+            return False
+        return True
+
+    def finished_cancelling(self) -> None:
+        """No cancel request is under way any more: see whether that was what it waited for."""
+        self.cancelling = False
+        self.settle()
+
+    def set_apart(self, head: Call) -> None:
+        """A cancel request is about to be sent for *head*; it may hit another statement."""
+        self._cancelled = head
+
+    def _leave(self) -> None:
+        """Give the connection back. It is at rest."""
+        self.taking, self.dead = False, True
+        conn = self.conn
+        try:
+            conn.pgconn.exit_pipeline_mode()
+        except psycopg.Error as error:
+            logger.warning("closing %s: it does not leave pipeline mode: %s", conn, error)
+            conn.discard()
+        conn._watch.unattend()
+        conn.lock.__exit__(None, None, None)
+        self._pipes.left(self)
+
+    def _stopped(self, error: BaseException) -> None:
+        """Somebody else closed the connection."""
+        assert isinstance(error, psycopg.Error)
+        self._lose(error)
+
+    def _lose(self, error: psycopg.Error, done: Sequence[Call] = ()) -> None:
+        """The connection is lost: say of each statement what is known. *done* have answers."""
+        if self.dead:
+            return
+        self.taking, self.dead = False, True
+        self._stop_writing()
+        conn, pgconn = self.conn, self._pgconn
+        done = list(done)
+        if pgconn.status == BAD and not conn._watch.stopped:
+            done += self._take(last_words(pgconn))
+            if self._answer and self._answer[-1].status == FATAL_ERROR:
+                words = errors.error_from_result(self._answer[-1], encoding=pgconn._encoding)
+                error = words if words.sqlstate else error
+        conn._watch.unattend()
+        conn.discard()
+        conn.lock.__exit__(None, None, None)
+        for call in self.sent:
+            if call.wake is None:
+                continue
+            call.answer = REPEATED if call.idempotent else _unknown(error)
+            done.append(call)
+        self.sent.clear()
+        moving = [call for call in self.queue if call.wake is not None]
+        self.queue.clear()
+        for call in moving:
+            call.answer = MOVED
+        self._pipes.moved += len(moving)
+        self._pipes.left(self)
+        self._hand_out(done + moving)
+
+    def forget(self) -> None:
+        """Do nothing any more, in a forked child: the connection is the parent's."""
+        self.taking, self.dead = False, True
+        self.queue.clear()
+        self.sent.clear()
+        self._stop_writing()
+
+
+def _is_the_end(result: pq.abc.PGresult) -> bool:
+    """Tell whether an error is that of the connection, and no statement's."""
+    if result.status != FATAL_ERROR:
+        return False
+    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+    return severity in _FATAL or result.error_field(pq.DiagnosticField.SQLSTATE) is None
+
+
+def _unknown(error: psycopg.Error) -> CommitUnknown:
+    unknown = CommitUnknown(
+        "the connection was lost before the answer to the statement; it was executed and"
+        f" committed, or not: {error}"
+    )
+    unknown.__cause__ = error
+    return unknown

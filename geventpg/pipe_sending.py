@@ -1,0 +1,203 @@
+"""The way out: what greenlets put into a pipe in one turn of the hub leaves together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+from psycopg._preparing import Prepare
+
+from .pipe_wire import sync_of
+from .statement_plan import Call
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .pipe_choice import Pipes
+    from .slots import Slot
+
+BAD = pq.ConnStatus.BAD
+
+MOST_OUTSTANDING = 128
+"""Statements on their way on one connection. So many can be held up by one that is slow."""
+
+MOST_BYTES = 262_144
+"""Bytes of parameters on their way on one connection."""
+
+HEAD_LIMIT = 0.005
+"""Seconds with one statement after which new ones are better sent elsewhere."""
+
+
+GRACE = 0.05
+"""Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
+
+NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
+"""Of a statement that was prepared already."""
+
+
+class Sending(ABC):
+    """The half of `Pipe` that sends."""
+
+    def __init__(self, pipes: Pipes, slot: Slot) -> None:
+        conn: Connection[Any] = slot.conn
+        self.conn = conn
+        self.queue: deque[Call] = deque()
+        """Not sent yet."""
+        self.sent: deque[Call] = deque()
+        """Sent and not answered."""
+        self.stale_at = slot.expires_at
+        """When (``time.monotonic``) new ones are better put elsewhere."""
+        self.head_since = 0.0
+        """When the server got to the first of those sent, as far as can be known."""
+        self.abandoned = 0
+        """How many of those sent nobody waits for."""
+        self.awake = False
+        """Whether it will come to look into the queue by itself."""
+        self.dead = False
+        self._busy_until_head = 0.0
+        """How much processor time this thread had used then: that is not the server's time."""
+        self._pipes = pipes
+        self._slot = slot
+        self._pgconn = conn.pgconn
+        self._sync = sync_of(conn.pgconn)
+        self._bytes = 0
+        self._end_writing: Callable[[], None] | None = None
+        self._run_callback = conn._watch.hub.loop.run_callback
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Something changed."""
+
+    @abstractmethod
+    def _lose(self, error: psycopg.Error) -> None:
+        """The connection is lost."""
+
+    @abstractmethod
+    def _hand_out(self, done: Iterable[Call]) -> None:
+        """Switch to those who wait for these answers."""
+
+    def put(self, call: Call) -> None:
+        """Have a statement sent at the end of this turn of the hub. Does not switch."""
+        self.queue.append(call)
+        if not self.awake:
+            self.awake = True
+            self._run_callback(self._turn)
+
+    def _turn(self) -> None:
+        """The turn of the hub is over: send what was put here."""
+        self.awake = False
+        if not self.dead:
+            self._send()
+            self.settle()
+
+    def _send(self) -> None:
+        """Hand statements to libpq, as many as may be on their way, and those to the kernel."""
+        queue, sent, pgconn, sync = self.queue, self.sent, self._pgconn, self._sync
+        prepared = self.conn._prepared
+        names = prepared._names
+        usable = prepared.prepare_threshold is not None
+        if self._end_writing is not None:
+            return  # the kernel has not taken the last ones yet
+        if not sent:
+            self.head_since, self._busy_until_head = monotonic(), thread_time()
+        before = len(sent)
+        room = MOST_OUTSTANDING - before
+        try:
+            if prepared._to_flush:
+                self._deallocate()
+            while queue and room > 0 and self._bytes < MOST_BYTES:
+                call = queue.popleft()
+                if call.wake is None:
+                    continue  # killed meanwhile: not sent at all
+                key = call.query, call.types
+                name = names.get(key) if usable and call.prepare is not False else None
+                try:
+                    if name is not None:
+                        pgconn.send_query_prepared(name, call.params, call.formats, call.format)
+                        names.move_to_end(key)
+                        call.check = NO_CHECK
+                    else:
+                        self._send_new(call)
+                except Exception as error:
+                    if pgconn.status == BAD:
+                        queue.appendleft(call)
+                        raise
+                    call.answer = error  # too many parameters, for example
+                    self._run_callback(self._hand_out, [call])
+                    continue
+                sync()
+                call.sent = True
+                self._bytes += call.size
+                sent.append(call)
+                room -= 1
+            if pgconn.flush() and not self.dead:
+                self._end_writing = self.conn._watch.when_writable(self._writable)
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        number = len(sent) - before
+        if number:
+            self._pipes.count_batch(number)
+            self.stale_at = min(self.head_since + HEAD_LIMIT, self._slot.expires_at)
+        if queue:
+            # Should the head turn out to be slow, they are better off elsewhere.
+            self._pipes.look_at(self.head_since + HEAD_LIMIT)
+        elif len(sent) > 1:
+            self._pipes.look_at(self.head_since + GRACE)
+
+    def _send_new(self, call: Call) -> None:
+        """Hand over a statement that is not prepared here, or not to be."""
+        pgconn, prepared = self._pgconn, self.conn._prepared
+        query: Any = call  # it has what of a PostgresQuery is looked at
+        prep, name = prepared.get(query, call.prepare)
+        if prep is Prepare.SHOULD:
+            pgconn.send_prepare(name, call.query, param_types=call.types)
+        if prep is Prepare.NO:
+            pgconn.send_query_params(
+                call.query,
+                call.params,
+                param_types=call.types,
+                param_formats=call.formats,
+                result_format=call.format,
+            )
+        else:
+            pgconn.send_query_prepared(
+                name, call.params, param_formats=call.formats, result_format=call.format
+            )
+        call.check = prepared.maybe_add_to_cache(query, prep, name), prep, name
+
+    def _deallocate(self) -> None:
+        """Hand over what psycopg wants to be rid of, before anything is prepared again."""
+        prepared = self.conn._prepared
+        while prepared._to_flush:
+            name = prepared._to_flush.popleft()
+            if name is None:  # all of them, also what was prepared behind that decision
+                prepared._names.clear()
+                self.conn._begin.forget()
+            command = b"DEALLOCATE " + (b"ALL" if name is None else name)
+            self._pgconn.send_query_params(command, None)
+            self._sync()
+            call = Call()
+            call.check, call.sent = NO_CHECK, True
+            self.abandoned += 1
+            self.sent.append(call)
+
+    def _writable(self) -> None:
+        try:
+            if self._pgconn.flush():
+                return
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        self._stop_writing()
+        self._send()
+        self.settle()
+
+    def _stop_writing(self) -> None:
+        end, self._end_writing = self._end_writing, None
+        if end is not None:
+            end()

@@ -1,0 +1,205 @@
+"""How a statement's text and parameters become what libpq sends, and its answer rows again.
+
+What depends on the text only is worked out once for each connection, and so are psycopg's
+transformers: they know the dumpers and loaders of the types they have met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, PostgresQuery, _query2pg
+from psycopg.abc import Params
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.rows import RowFactory, tuple_row
+
+from .cursor import Cursor
+from .statement_kinds import may_share
+
+if TYPE_CHECKING:
+    from psycopg import abc
+    from psycopg._preparing import Key, Prepare
+    from psycopg._queries import QueryPart
+
+    from .connection import Connection
+
+TEXT = pq.Format.TEXT
+BINARY = pq.Format.BINARY
+TUPLES_OK = pq.ExecStatus.TUPLES_OK
+FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
+
+_MOST_PLANS = 256
+_SETTINGS = (b"client_encoding", b"TimeZone", b"DateStyle", b"IntervalStyle")
+
+
+class Call:
+    """One statement of one greenlet: on its way, and its answer on the way back.
+
+    What is usual is said by the class: there are a hundred thousand of these in a second.
+    """
+
+    wake: Callable[[], object] | None = None
+    """Switches to the greenlet; ``None`` when it is gone."""
+    plan: Plan | None = None
+    query = b""
+    params: Any = None
+    types: tuple[int, ...] = ()
+    formats: Any = None
+    format = TEXT
+    prepare: bool | None = None
+    idempotent = False
+    size = 0
+    """Bytes of its parameters."""
+    sent = False
+    answer: Any = None
+    """A result of libpq, an exception, `MOVED` or one like it."""
+    deadline: float
+    """When the wait for it ends, and how long the user says that it is."""
+    timeout: float
+    abandoned_at: float
+    check: tuple[Key | None, Prepare, bytes]
+    """What `PrepareManager` wants to know of the answer; set when it is sent."""
+
+
+class Moved:
+    """The answer to a statement that is to be executed again: it certainly was not, or may be."""
+
+    __slots__ = ()
+
+
+MOVED = Moved()
+SET_APART = Moved()
+"""It was cancelled because it held up others: it is to be executed on a connection of its own."""
+REPEATED = Moved()
+"""It was sent, and may be executed twice: it is idempotent."""
+
+
+class Plan:
+    """One text with one shape of parameters, on one connection."""
+
+    __slots__ = (
+        "_context",
+        "count",
+        "formats",
+        "order",
+        "parts",
+        "query",
+        "shared",
+        "spare",
+        "text",
+    )
+
+    def __init__(
+        self,
+        context: Any,
+        text: str,
+        query: bytes,
+        placeholders: tuple[list[PyFormat], list[str] | None, list[QueryPart]] | None = None,
+    ) -> None:
+        formats, order, parts = placeholders or (None, None, [])
+        self._context = context
+        self.text = text
+        self.query = query
+        self.formats = formats
+        self.order = order
+        self.parts = parts
+        self.count = -1 if formats is None or order else len(formats)
+        """How many parameters a tuple or list has to have; -1: it takes more than counting."""
+        self.shared = may_share(query, has_params=bool(formats))
+        # A loader or dumper of the user's may switch greenlets: one for each that is at work.
+        self.spare: list[abc.Transformer] = []
+
+    def transformer(self) -> abc.Transformer:
+        """Return one that nobody uses; put it back into ``spare`` when done."""
+        return self.spare.pop() if self.spare else Transformer(self._context)
+
+    def arrange(self, params: Params | None) -> Any:
+        """Return the parameters in the order of the placeholders; raise as psycopg does."""
+        if params is None:
+            return None
+        return PostgresQuery.validate_and_reorder_params(self.parts, params, self.order)
+
+
+class Planner:
+    """The plans of one connection, for as long as its session looks the same."""
+
+    __slots__ = ("_adapters", "_conn", "_settings", "plain", "with_params")
+
+    def __init__(self, conn: Connection[Any]) -> None:
+        self._conn = conn
+        self._adapters: Any = None
+        self._settings: tuple[bytes | None, ...] = ()
+        self.with_params: dict[Any, Plan] = {}
+        self.plain: dict[Any, Plan] = {}
+        """Those that are executed without parameters: a "%" is a "%" there."""
+
+    def refresh(self) -> None:
+        """Forget the plans if adapters or settings that loaders look at changed. No I/O."""
+        adapters: Any = self._conn.adapters
+        adapters = adapters.shared(self._conn)
+        status = self._conn.pgconn.parameter_status
+        settings = tuple([status(name) for name in _SETTINGS])
+        if adapters is not self._adapters or settings != self._settings:
+            self._adapters, self._settings = adapters, settings
+            self.with_params.clear()
+            self.plain.clear()
+
+    def plan(self, text: str, *, has_params: bool) -> Plan:
+        """Return the plan of a text, a new one if need be."""
+        plans = self.with_params if has_params else self.plain
+        plan = plans.get(text)
+        if plan is None:
+            encoding = self._conn.pgconn._encoding
+            query = text.encode(encoding)
+            if has_params:
+                query, formats, order, parts = _query2pg(query, encoding)
+                plan = Plan(self._adapters, text, query, (formats, order, parts))
+            else:
+                plan = Plan(self._adapters, text, query)
+            if len(text) <= MAX_CACHED_STATEMENT_LENGTH:
+                if len(plans) >= _MOST_PLANS:
+                    del plans[next(iter(plans))]
+                plans[text] = plan
+        return plan
+
+
+def maker_of_rows(
+    conn: Connection[Any], factory: RowFactory[Any], tx: abc.Transformer, result: pq.abc.PGresult
+) -> Any:
+    """Return what makes a row of *result*, which *tx* was given already."""
+    if factory is tuple_row:
+        return tuple
+    return factory(cursor_with(conn, factory, tx, result))
+
+
+def cursor_with(
+    conn: Connection[Any], factory: RowFactory[Any], tx: abc.Transformer, result: pq.abc.PGresult
+) -> psycopg.Cursor[Any]:
+    """Return a cursor to look at *result* with; it executes nothing."""
+    cur: psycopg.Cursor[Any] = Cursor(conn, row_factory=factory)
+    cur._tx = tx
+    cur._results = [result]
+    cur.pgresult = result
+    cur._rowcount = result.ntuples
+    cur._statusmessage = result.command_status
+    return cur
+
+
+def error_of(result: pq.abc.PGresult, pgconn: pq.abc.PGconn) -> psycopg.Error:
+    """Return the exception that psycopg raises for a result without success."""
+    if result.status == FATAL_ERROR:
+        return errors.error_from_result(result, encoding=pgconn._encoding)
+    if result.status == pq.ExecStatus.PIPELINE_ABORTED:
+        return errors.PipelineAborted("pipeline aborted")
+    return errors.InternalError(f"unexpected result status: {pq.ExecStatus(result.status).name}")
+
+
+def no_rows(result: pq.abc.PGresult) -> psycopg.Error:
+    """Return what psycopg raises when rows are fetched from a statement that returns none."""
+    status = (result.command_status or b"").decode()
+    return psycopg.ProgrammingError(
+        f"the last operation didn't produce records (command status: {status})"
+    )

@@ -1,0 +1,1 @@
+"""Single statements of many greenlets on few connections: whose answer is whose."""
