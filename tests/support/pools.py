@@ -109,7 +109,8 @@ def engine_greenlets() -> list[gevent.Greenlet]:
     """Return the live greenlets whose function is geventpg's own."""
     found = []
     for thing in gc.get_objects():
-        if isinstance(thing, gevent.Greenlet) and not thing.dead:
+        # Not isinstance(): that asks lazy objects of others for their class, and wakes them.
+        if issubclass(type(thing), gevent.Greenlet) and not thing.dead:
             function = getattr(thing, "_run", None)
             if str(getattr(function, "__module__", "")).startswith("geventpg"):
                 found.append(thing)

@@ -9,11 +9,11 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_OURS = "GEVENTPG_"
+_OURS = ("GEVENTPG_", "PYTEST_")
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment without the pool's variables, and with *changes*."""
+    """Return this process's environment with *changes*, without the pool's and pytest's variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return {**kept, "PYTHONPATH": str(ROOT), **changes}
 
