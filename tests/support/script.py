@@ -13,7 +13,7 @@ _OURS = ("GEVENTPG_", "PYTEST_")
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment with *changes*, without the pool's and pytest's variables."""
+    """Return our environment with *changes*, and without the pool's and pytest's variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return {**kept, "PYTHONPATH": str(ROOT), **changes}
 
