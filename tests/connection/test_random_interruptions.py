@@ -19,6 +19,7 @@ OFF = psycopg.pq.PipelineStatus.OFF
 
 GREENLETS = 6
 SECONDS = 5.0
+ENOUGH = 200
 
 
 def _select(conn, expected):
@@ -140,9 +141,9 @@ class _Worker:
         self._counts = counts
         self._conn = None
 
-    def run(self, until):
+    def run(self, goes_on):
         try:
-            while time.monotonic() < until:
+            while goes_on():
                 self._step()
         finally:
             if self._conn is not None:
@@ -190,16 +191,22 @@ class _Worker:
 def test_random_timeouts_over_random_operations(dsn, rng, backends):
     counts = dict.fromkeys(("interrupted", "finished", "closed"), 0)
     until = time.monotonic() + SECONDS
-    greenlets = [gevent.spawn(_Worker(dsn, rng, counts).run, until) for _ in range(GREENLETS)]
+
+    def goes_on():
+        # On a busy machine few operations end in time: then it takes longer.
+        left = until - time.monotonic()
+        return left > 0 or (left > -20 and min(counts["interrupted"], counts["finished"]) <= ENOUGH)
+
+    greenlets = [gevent.spawn(_Worker(dsn, rng, counts).run, goes_on) for _ in range(GREENLETS)]
     try:
-        gevent.joinall(greenlets, raise_error=True, timeout=SECONDS + 20)
+        gevent.joinall(greenlets, raise_error=True, timeout=SECONDS + 40)
         assert all(greenlet.dead for greenlet in greenlets), "a worker hangs"
     finally:
         gevent.killall(greenlets)
         gc.collect()
     print(counts)
-    assert counts["interrupted"] > 200
-    assert counts["finished"] > 200
+    assert counts["interrupted"] > ENOUGH
+    assert counts["finished"] > ENOUGH
     assert counts["closed"] < counts["interrupted"] * 0.1
     wait_until(lambda: not active(backends), timeout=3, message="nothing runs on the server")
     wait_until(lambda: not backends(), timeout=3, message="no backend is left")
