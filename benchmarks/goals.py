@@ -59,12 +59,9 @@ def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, boo
         yield f"100 greenlets, {mode}, times psycogreen", green, 1.0, True
         measured = _quotient(median(some, rate, "geventpg-metrics"), median(some, rate))
         yield f"100 greenlets, {mode}, metrics on, times without", measured, 0.97, True
-        orm = _quotient(
-            median(some, rate, "sqlalchemy-geventpg-orm"), median(some, rate, "sqlalchemy-orm")
-        )
-        yield f"SQLAlchemy's ORM, 100 greenlets, {mode}, times QueuePool", orm, 1.0, True
         growth = _quotient(median(many, cpu), median(few, cpu))
         yield f"CPU per query at 1,000 greenlets to 20, {mode}", growth, 1.3, False
+    yield from _promises_of_frameworks(figures)
     yield from _promises_of_statements(figures)
     short, long = Cell("handoff", 20), Cell("handoff", 10_000)
     growth = _quotient(median(long, "handoff_ns"), median(short, "handoff_ns"))
@@ -74,6 +71,23 @@ def _promises(figures: _Figures) -> Iterator[tuple[str, float | None, float, boo
         yield f"bytes per waiter, {count:,} waiting", bytes_each, 1024.0, False
     percent = median(Cell("idle", 500), "cpu_percent")
     yield "500 waiting greenlets, percent of a core", percent, 1.0, False
+
+
+def _promises_of_frameworks(
+    figures: _Figures,
+) -> Iterator[tuple[str, float | None, float, bool]]:
+    for mode in ("autocommit", "transactions"):
+        for ours, others in _FRAMEWORKS.items():
+            for other in others:
+                where = Cell("frameworks", 200, mode), "queries_per_second"
+                quotient = _quotient(figures.median(*where, ours), figures.median(*where, other))
+                yield f"200 greenlets, {mode}, {ours} times {other}", quotient, 1.0, True
+
+
+_FRAMEWORKS = {
+    "sqlalchemy-geventpg-orm": ("sqlalchemy-orm",),
+    "django-geventpg": ("django-native", "django"),
+}
 
 
 def _promises_of_statements(

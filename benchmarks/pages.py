@@ -64,6 +64,20 @@ def conditions(record: Record) -> Iterator[str]:
     )
 
 
+def frameworks(record: Record) -> Iterator[str]:
+    cells = [_found(record, Cell("frameworks", 200, mode)) for mode in MODES]
+    columns = [part for mode in MODES for part in (f"{mode}: queries/s", "CPU µs")]
+    yield _row("200 greenlets, 20 connections", *columns)
+    yield _row("---", *["---:"] * len(columns))
+    for peer in cells[0]:
+        parts = []
+        for figures in (cell[peer] for cell in cells):
+            rate, cpu = figures["queries_per_second"], figures["cpu_us_per_query"]
+            parts += [f"{rate.median:,.0f} ({rate.low:,.0f} - {rate.high:,.0f})"]
+            parts += [f"{cpu.median:.0f}"]
+        yield _row(PEERS[peer].label, *parts)
+
+
 def throughput(record: Record) -> Iterator[str]:
     cells = [_found(record, Cell("throughput", GREENLETS, mode)) for mode in MODES]
     columns = [part for mode in MODES for part in (f"{mode}: queries/s", "x stock", "CPU µs")]
@@ -99,7 +113,7 @@ def goals(record: Record) -> Iterator[str]:
 
 
 SECTIONS: Mapping[str, Callable[[Record], Iterator[str]]] = {
-    section.__name__: section for section in (conditions, throughput, fairness, goals)
+    section.__name__: section for section in (conditions, throughput, frameworks, fairness, goals)
 }
 
 

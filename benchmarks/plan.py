@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.job import Cell
 
@@ -49,6 +49,15 @@ MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
         THROUGHPUT,
+        Measure(
+            name="frameworks",
+            title="An object by primary key through an ORM",
+            counted="greenlets",
+            counts=(200,),
+            short_counts=(200,),
+            modes=THROUGHPUT.modes,
+            metrics=tuple(replace(metric, ratio=False) for metric in THROUGHPUT.metrics),
+        ),
         Measure(
             name="neighbours",
             title="Fast statements while one greenlet in 50 runs pg_sleep(0.2)",

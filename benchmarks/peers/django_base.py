@@ -1,4 +1,4 @@
-"""Pools behind Django, used through ``django.db.connection``."""
+"""Pools behind Django's ORM: each query loads one object."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.db import close_old_connections, connection, transaction
+from django.db import close_old_connections, connection, models, transaction
 from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.peers.base import GeventDriver, Row
-from benchmarks.workload import SELECT
+from benchmarks.workload import TABLE
 
 DJANGO_NAMES = {
     "dbname": "NAME",
@@ -38,6 +38,7 @@ class DjangoDriver(GeventDriver):
         database = self.database_settings(conninfo, connections)
         settings.configure(DATABASES={"default": database})
         django.setup()
+        self._objects = _items()
         self.query = self._query if autocommit else self._query_atomic
         # django-db-geventpool counts a connection only when it is open, so greenlets that start
         # together open more than MAX_CONNS: open them one after the other, which keeps the limit.
@@ -51,17 +52,16 @@ class DjangoDriver(GeventDriver):
         # close_old_connections() at the end of each piece of work gives the connection back,
         # as that project's page asks of code that runs outside a request.
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(SELECT, (key,))
-                return cursor.fetchone()
+            item = self._objects.get(pk=key)
+            return item.id, item.payload
         finally:
             close_old_connections()
 
     def _query_atomic(self, key: int) -> Row:
         try:
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(SELECT, (key,))
-                return cursor.fetchone()
+            with transaction.atomic():
+                item = self._objects.get(pk=key)
+            return item.id, item.payload
         finally:
             close_old_connections()
 
@@ -83,3 +83,18 @@ class DjangoDriver(GeventDriver):
             connection.close()
         close_pool = getattr(connection, "closeall", None) or connection.close_pool
         close_pool()
+
+
+def _items() -> Any:
+    """Return the manager of the table's model, which can be made after ``django.setup()``."""
+
+    class Item(models.Model):
+        id = models.IntegerField(primary_key=True)
+        payload = models.TextField()
+
+        class Meta:
+            app_label = "benchmarks"
+            db_table = TABLE
+            managed = False
+
+    return Item.objects
