@@ -157,12 +157,10 @@ class Watch:
         # A socket to write to is nearly always ready: asking costs a microsecond, waiting
         # for the event loop a round through it.
         ready = poll(self.fd, wanted)
-        if not ready:
-            ready = self._park(current, wanted, None)
-        elif monotonic() - self._busy_since < MAX_BUSY:
+        if ready and monotonic() - self._busy_since < MAX_BUSY:
             return ready
-        else:
-            gevent.sleep(0)
+        # Not gevent.sleep(0): a thousand of those go before timers and sockets get their turn.
+        ready = self._park(current, wanted, None)
         self._busy_since = monotonic()
         return ready
 
