@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from geventpg import Pool, hub, registry, registry_view
 from geventpg.options import check_sizes
+from geventpg.text import shortened
 
 MOST = 50
 """Holders, and waiters, that are told of each pool: the longest ones. Counts are complete."""
@@ -88,7 +89,6 @@ def _first(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for entry in list(entries)[:MOST]:
         statement = entry.get("statement")
         if statement is not None:
-            text = " ".join(statement.split())
-            entry["statement"] = text if len(text) <= LENGTH else f"{text[: LENGTH - 1]}…"
+            entry["statement"] = shortened(statement, LENGTH)
         shown.append(entry)
     return shown

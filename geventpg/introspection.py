@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .pipe import Pipe
     from .pool import Pool
 
-ACTIVE = pq.TransactionStatus.ACTIVE
-
 _COMMANDS = {"commit": "COMMIT", "rollback": "ROLLBACK"}
 
 

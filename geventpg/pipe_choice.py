@@ -9,7 +9,6 @@ the pool waits in their name for a connection, in line with everybody else.
 from __future__ import annotations
 
 import logging
-import weakref
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from .pipe import Pipe
 from .pipe_cancel import cancel_head
 from .pipe_costs import Costs
 from .pipe_sending import GRACE, HEAD_LIMIT
-from .slots import Slot, SlotState
+from .slots import Slot
 from .statement_alone import too_late
 from .statement_plan import MOVED, Call, Planner
 from .statement_stats import StatementStats
@@ -47,15 +46,7 @@ class Pipes:
         self.costs = Costs()
         self._timed: dict[Call, None] = {}
         """Who has a deadline."""
-        reference = weakref.ref(self)
-
-        def tick() -> None:
-            # An armed timer is a root for the garbage collector: it must not keep us.
-            pipes = reference()
-            if pipes is not None:
-                pipes._tick()
-
-        self._timer = hub.Timer(tick)
+        self._timer = hub.Timer(self._tick)
         self._timer.keep_alive(False)  # what keeps the loop running is that somebody waits
         self.pipes: list[Pipe] = []
         self.homeless: deque[Call] = deque()
@@ -113,11 +104,7 @@ class Pipes:
         if not is_suitable(conn):
             self.unsuitable = True
             return None
-        pool._idle.pop()
-        slot.state = SlotState.IN_USE
-        pool._out[conn] = slot
-        conn._pool = pool
-        pool._requests += 1
+        pool.getconn()  # that one
         return self._make(slot)
 
     def _make(self, slot: Slot) -> Pipe:

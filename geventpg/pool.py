@@ -11,7 +11,7 @@ import logging
 from bisect import bisect_left
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from weakref import ref
 
 import gevent
@@ -33,9 +33,6 @@ from .slots import Slot, SlotState
 from .statement import Statement
 from .statements import StatementMethods
 from .stats import BOUNDS
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("psycopg.pool")
 

@@ -7,6 +7,12 @@ from typing import Any
 from psycopg import sql
 
 
+def shortened(text: str, length: int) -> str:
+    """Return *text* on one line, of *length* characters at most."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def text_of(query: Any) -> str:
     """Return the text of what a cursor was given to execute, without the values in it."""
     if isinstance(query, str):

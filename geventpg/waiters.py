@@ -6,7 +6,6 @@ nothing here is ever stale. One timer serves all deadlines.
 
 from __future__ import annotations
 
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -44,15 +43,7 @@ class WaitQueue:
         self._timed_out = timed_out
         self._hub = hub.current_hub()
         self._queue: OrderedDict[Waiter, None] = OrderedDict()
-        reference = weakref.ref(self)
-
-        def expire() -> None:
-            # An armed timer is a root for the garbage collector: it must not keep us.
-            queue = reference()
-            if queue is not None:
-                queue._expire()
-
-        self._timer = hub.Timer(expire)
+        self._timer = hub.Timer(self._expire)
         self._last_deadline = 0.0
         self._in_order = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -176,18 +177,21 @@ class Alarm:
 
 
 class Timer:
-    """One timer for many deadlines: armed for the earliest, moved when that changes."""
+    """One timer for many deadlines: armed for the earliest, moved when that changes.
 
-    __slots__ = ("_callback", "_keep_alive", "_timer", "due")
+    *method*, a bound one, is held weakly: an armed timer is a root for the garbage collector.
+    """
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback = callback
+    __slots__ = ("_keep_alive", "_method", "_timer", "due")
+
+    def __init__(self, method: Callable[[], None]) -> None:
+        self._method = weakref.WeakMethod(method)
         self._keep_alive = True
         self._timer: Any = None
         self.due: float | None = None
 
     def arm(self, due: float) -> None:
-        """Make the callback run in the hub at *due* (``time.monotonic``), replacing any other."""
+        """Make the method run in the hub at *due* (``time.monotonic``), replacing any other."""
         self.disarm()
         self.due = due
         self._timer = gevent.hub.get_hub().loop.timer(
@@ -202,7 +206,7 @@ class Timer:
             self._timer.ref = keep
 
     def disarm(self) -> None:
-        """Do not run the callback."""
+        """Do not run the method."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
@@ -210,4 +214,6 @@ class Timer:
 
     def _fire(self) -> None:
         self.disarm()
-        self._callback()
+        method = self._method()
+        if method is not None:
+            method()

@@ -8,6 +8,7 @@ from typing import Any
 from geventpg.cli.findings import Finding, note, ok, problem, warning
 from geventpg.cli.output import duration
 from geventpg.connection import Connection
+from geventpg.text import shortened
 
 NEARLY_FULL = 0.9
 
@@ -236,5 +237,4 @@ def look_at_idle_transactions(conn: Connection[Any], idle_after: float) -> list[
 def without_literals(query: str, length: int = 80) -> str:
     """Return a statement short and without the texts in it, which may be anybody's data."""
     text = re.sub(r"'(?:[^']|'')*(?:'|$)", "'…'", " ".join((query or "?").split()))
-    text = re.sub(r"(\$\w*\$).*?(?:\1|$)", "$…$", text)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    return shortened(re.sub(r"(\$\w*\$).*?(?:\1|$)", "$…$", text), length)
