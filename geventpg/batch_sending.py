@@ -13,6 +13,7 @@ from .batch import Batch, Queued, StatementResult
 from .batch_exchange import Exchange, with_index
 from .commit import NUMBER, Mark, place_of, settle
 from .errors import CommitUnknown, StaleStatement
+from .pooler import is_pooled
 from .prepared import forget, heal_or_raise
 
 if TYPE_CHECKING:
@@ -201,9 +202,12 @@ class Delivery:
 def _send_independently(
     conn: BindableConnection[Any], statements: Sequence[Queued]
 ) -> list[StatementResult]:
+    # A pooler may give the server to somebody else between two transactions on their way, when it
+    # has read a part of the second: see `pipe_choice.is_suitable`.
+    singly = is_pooled(conn)
     with conn.lock:
         # Nothing is prepared: one that is lost could not be repeated in its place.
-        exchange = Exchange(conn, statements, prepare=False, independent=True)
+        exchange = Exchange(conn, statements, prepare=False, independent=True, singly=singly)
         _run(conn, exchange)
         if conn._prepared._to_flush:
             with suppress(psycopg.Error):  # the results are there, and the connection is dropped

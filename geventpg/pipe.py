@@ -41,6 +41,11 @@ PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
 _FATAL = {b"FATAL", b"PANIC"}
 _CANCELED = b"57014"
 
+_OUT_OF_STEP = (
+    "the answers do not fit the statements: what is between here and the server lost one, or mixed"
+    " up those of two"
+)
+
 FAIR_SHARE = 0.01
 """Seconds for which a connection is kept while others wait for one."""
 
@@ -63,6 +68,8 @@ class Pipe(Sending):
         """Rings when answers came while a statement is cancelled."""
         self._cancelled: Call | None = None
         self._answer: list[pq.abc.PGresult] = []
+        self._out_of_step = False
+        """Answers came that fit no statement. From there on nobody knows whose they are."""
         self._since = monotonic()
         # Whoever kept the connection and uses it takes turns with all of this, as ever.
         conn.lock.__enter__()
@@ -98,6 +105,9 @@ class Pipe(Sending):
             self._lose(error)
             return
         done = self._take(answers)
+        if self._out_of_step:
+            self._lose(errors.OperationalError(_OUT_OF_STEP), done)
+            return
         if self._answer and _is_the_end(self._answer[-1]):
             words = errors.error_from_result(self._answer[-1], encoding=self._pgconn._encoding)
             self._lose(words, done)
@@ -138,11 +148,15 @@ class Pipe(Sending):
             if result.status != PIPELINE_SYNC:
                 parts.append(result)
                 continue
-            call = sent.popleft()
+            call = sent[0]
             if len(parts) == 1 and call.check is NO_CHECK:
                 answered = parts[0]
-            else:
+            elif _fit(call, parts):
                 answered = self._examine(call, parts)
+            else:
+                self._out_of_step = True
+                break
+            sent.popleft()
             parts.clear()
             self._bytes -= call.size
             if call.wake is None:
@@ -155,8 +169,6 @@ class Pipe(Sending):
     def _examine(self, call: Call, parts: list[pq.abc.PGresult]) -> pq.abc.PGresult:
         """Return the result that counts: the error, wherever it occurred, or the last one."""
         failed = [result for result in parts if result.status == FATAL_ERROR]
-        if not parts:
-            raise AssertionError("a Sync was answered without its statement")
         key, prep, name = call.check
         prepared = self.conn._prepared
         if key is not None:
@@ -291,6 +303,12 @@ class Pipe(Sending):
         self.queue.clear()
         self.sent.clear()
         self._stop_writing()
+
+
+def _fit(call: Call, parts: list[pq.abc.PGresult]) -> bool:
+    """Tell whether an answer has as many parts as what was sent; COMMIT can add an error."""
+    extra = len(parts) - (2 if call.check[1] is Prepare.SHOULD else 1)
+    return extra == 0 or (extra == 1 and parts[-1].status == FATAL_ERROR)
 
 
 def _is_the_end(result: pq.abc.PGresult) -> bool:

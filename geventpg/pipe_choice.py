@@ -23,6 +23,7 @@ from .pipe import Pipe
 from .pipe_cancel import cancel_head
 from .pipe_costs import Costs
 from .pipe_sending import GRACE, HEAD_LIMIT
+from .pooler import is_pooled
 from .slots import Slot
 from .statement_alone import too_late
 from .statement_plan import MOVED, Call, Planner
@@ -93,11 +94,7 @@ class Pipes:
             return None
         slot = pool._idle[-1]
         conn: Any = slot.conn
-        if (
-            conn._pooled is None
-            and conn.prepare_threshold is not None
-            and not conn._prepares_always
-        ):
+        if conn._pooled is None:
             return None  # asking whether a pooler is in between takes a round trip
         if conn.lock.locked():
             return None  # by somebody who kept it though it was returned
@@ -193,8 +190,7 @@ class Pipes:
         slot = pool._out[conn]
         pool._leaks.returned(slot)  # a busy pipe is no leak
         try:
-            with conn.lock:
-                conn._look_for_pooler()
+            is_pooled(conn)
         except psycopg.Error as error:
             logger.info("pool %r: a connection for statements was lost: %s", pool.name, error)
             pool.putconn(conn)
@@ -350,6 +346,10 @@ def is_suitable(conn: Connection[Any]) -> bool:
     """Tell whether statements of others may go over *conn* as they would over their own."""
     return (
         conn.cursor_factory is Cursor
+        # A pooler may give the server to somebody else between two that are on their way, when it
+        # has read a part of the second: an answer is lost, or is somebody else's (PgBouncer's
+        # issue 759). One at a time is certain.
+        and conn._pooled is False
         # They would be called in the hub.
         and not conn._notice_handlers
         and not conn._notify_handlers
