@@ -28,6 +28,7 @@ from .asking import ask_gen
 from .connecting import ConnectingOnHub
 from .cursor import Cursor
 from .healing import heal
+from .known import KnownStatements
 from .losses import note_loss
 from .pooler import OF_ALL, Warnings, find_pooler_gen, is_due
 from .prepared import PreparedBegin
@@ -44,6 +45,7 @@ ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
 INTRANS = pq.TransactionStatus.INTRANS
 BAD = pq.ConnStatus.BAD
+OK = int(pq.ConnStatus.OK)
 READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 
 
@@ -96,6 +98,7 @@ class Connection(ConnectingOnHub[Row]):
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self._pid = os.getpid()
         self._begin = PreparedBegin()
+        self._known = KnownStatements(self)
         self._planner: Any = None
         """What the statement-level API knows of it; it refers to the connection."""
         self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
@@ -148,17 +151,21 @@ class Connection(ConnectingOnHub[Row]):
         except hub.DeadlineReached:
             raise errors._WaitTimeout("wait timeout expired") from None
         except errors.Error as error:
-            note_loss(self, error)
-            if self.pgconn.status == BAD:
-                self._watch.stop()
-            elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
-                self._on_read_only(self)
-            elif getattr(gen, "gi_frame", None) is not None:
-                self._interrupted(gen)  # thrown in, not raised by the generator
+            self._failed(error, gen)
             raise
         except BaseException:
             self._interrupted(gen)
             raise
+
+    def _failed(self, error: errors.Error, gen: PQGen[Any]) -> None:
+        """See what an error means for the connection, which came while it waited for *gen*."""
+        note_loss(self, error)
+        if self.pgconn.status == BAD:
+            self._watch.stop()
+        elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
+            self._on_read_only(self)
+        elif getattr(gen, "gi_frame", None) is not None:
+            self._interrupted(gen)  # thrown in, not raised by the generator
 
     def _interrupted(self, gen: PQGen[Any]) -> None:
         """Leave no statement running after an exception: see `healing`."""
@@ -181,7 +188,8 @@ class Connection(ConnectingOnHub[Row]):
         if query.__class__ is not str or self.cursor_factory is not Cursor:
             return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
         try:
-            self._check_connection_ok()
+            if self.pgconn.status != OK:
+                self._check_connection_ok()
             cur: Cursor[Row] = Cursor(self)
             if binary:
                 cur.format = pq.Format.BINARY

@@ -1,36 +1,34 @@
-"""The cursor that sends BEGIN together with a transaction's first statement.
+"""The cursor of geventpg's connections: psycopg's, which survives what happens to statements.
 
-Without ``autocommit`` psycopg opens a transaction with a round trip of its own before the
-first statement. Here both leave in one packet, in libpq's pipeline mode, and one answer
-comes back. What the statement sees, and the state that an error leaves, are the same: BEGIN
-has succeeded, the statement has failed, the transaction is aborted.
+A prepared statement that is gone is executed again, an interrupted COPY leaves nothing running, and
+the first statement of a transaction takes BEGIN along, see `beginning`. What is shorter than in
+psycopg, with the same results, is in `quick_cursor`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
-from psycopg import abc, generators, pq
+from psycopg import pq
 from psycopg._preparing import Prepare
-from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, _query2pg
 from psycopg.abc import PQGen, Query
 from psycopg.copy import Copy, LibpqWriter, Writer
 from psycopg.rows import Row
 
+from .beginning import begin_with_gen
 from .healing import heal
+from .known import is_pipelinable, placeholders
 from .pooler import find_pooler_gen, mind
 from .prepared import doubt, forget, heal_or_raise, is_unusable
 from .quick_cursor import QuickCursor
-from .session_state import Trace, left_behind
+from .session_state import left_behind
 from .statement import Statement, make_due
 
 if TYPE_CHECKING:
-    from psycopg._queries import PostgresQuery, QueryPart
+    from psycopg._queries import PostgresQuery
 
     from .connection import Connection
 
@@ -40,17 +38,9 @@ IDLE = pq.TransactionStatus.IDLE
 TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
-# Statements that pipeline mode is certain to accept. COPY cannot run in it, and several
-# statements in one string need the simple protocol: they take psycopg's own path.
-_PIPELINABLE = re.compile(rb"\s*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES)\b", re.IGNORECASE)
-
 
 class Cursor(QuickCursor[Row]):
-    """psycopg's cursor; the first statement of a transaction takes BEGIN along.
-
-    It remembers how a statement's text is converted. What else is shorter than in psycopg, with
-    the same results, is in `QuickCursor`.
-    """
+    """psycopg's cursor; the first statement of a transaction takes BEGIN along."""
 
     __slots__ = ()
 
@@ -74,32 +64,33 @@ class Cursor(QuickCursor[Row]):
     def _plain_execute_gen(
         self, query: Query, params: Any, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
-        # What psycopg does in five nested generators, for what is executed most often: a
-        # statement that needs no BEGIN, is prepared already and returns rows.
         self._start(query)
-        prepared = self._conn._prepared
         pgq = self._convert_query(query, params)
-        key = pgq.query, pgq.types
-        prep, name = Prepare.YES, prepared._names.get(key)
-        if name is None or prepare is False or prepared.prepare_threshold is None:
-            prep, name = prepared.get(pgq, prepare)
+        prep, name = self._get_prepared(pgq, prepare)
         try:
-            if prep is not Prepare.YES:
-                yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
-            else:
-                self._send_query_prepared(name, pgq, binary=binary)
-                prepared._names.move_to_end(key)
-                results = yield from generators.execute(self._pgconn)
-                self._take(results)
+            yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         except psycopg.Error as error:
             if prep is Prepare.NO or not is_unusable(error):
                 raise
             forget(self._conn, error, pgq.query)
             heal_or_raise(self._conn, error, possible=self._pgconn.transaction_status == IDLE)
             yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
+            prep = Prepare.NO
+        yield from self._executed_gen(query, params, prep, name)
+
+    def _executed_gen(self, query: Query, params: Any, prep: Prepare, name: bytes) -> PQGen[None]:
+        """See to what is left to do when a statement was executed."""
+        conn = self._conn
         self._last_query = query
-        if prepared._to_flush:
-            yield from prepared.maintain_gen(self._conn)
+        if conn._prepared._to_flush:
+            yield from conn._prepared.maintain_gen(conn)
+        elif (
+            prep is Prepare.YES
+            and query.__class__ is str
+            and params is not None
+            and self.pgresult is not None
+        ):
+            conn._known.learn(query, name, self._adapters, self.pgresult)
 
     def executemany(
         self, query: Query, params_seq: Iterable[Any], *, returning: bool = False
@@ -162,8 +153,8 @@ class Cursor(QuickCursor[Row]):
     def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
         # The short cut is for what nearly every statement is: text with a tuple or a list.
         if query.__class__ is str and (params.__class__ is tuple or params.__class__ is list):
-            text, formats, parts, trace = _placeholders(query, self._pgconn._encoding)
-            if formats is not None and len(formats) == len(params):
+            text, formats, order, parts, trace = placeholders(query, self._pgconn._encoding)
+            if formats is not None and not order and len(formats) == len(params):
                 tx = self._tx
                 pgq = self._query_cls(tx)
                 pgq.query, pgq._want_formats, pgq._parts = text, formats, parts
@@ -209,7 +200,7 @@ class Cursor(QuickCursor[Row]):
         pgq = self._convert_query(query, params)
         prep, name = self._get_prepared(pgq, prepare)
         try:
-            if prep is Prepare.SHOULD or not _pipelinable(pgq.query, bool(pgq.params)):
+            if prep is Prepare.SHOULD or not is_pipelinable(pgq.query, bool(pgq.params)):
                 yield from conn._start_query()
                 yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
             else:
@@ -223,55 +214,25 @@ class Cursor(QuickCursor[Row]):
             yield from conn._exec_command(b"ROLLBACK")
             yield from conn._start_query()
             yield from self._maybe_prepare_gen(pgq, prepare=False, binary=binary)
-        self._last_query = query
-        if conn._prepared._to_flush:
-            yield from conn._prepared.maintain_gen(conn)
+            prep = Prepare.NO
+        yield from self._executed_gen(query, params, prep, name)
 
     def _send_with_begin_gen(
         self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
     ) -> PQGen[None]:
-        conn, pgconn = self._conn, self._pgconn
-        conn._check_connection_ok()
-        pgconn.enter_pipeline_mode()
-        before = conn._begin.send(conn)
-        refused: psycopg.Error | None = None
-        try:
+        conn = self._conn
+
+        def send() -> None:
             if prep is Prepare.NO:
                 self._execute_send(pgq, force_extended=True, binary=binary)
             else:
                 self._send_query_prepared(name, pgq, binary=binary)
-        except psycopg.Error as error:
-            refused = error  # by libpq, too many parameters for example: BEGIN goes alone
-        pgconn.pipeline_sync()
-        key = conn._prepared.maybe_add_to_cache(pgq, prep, name) if not refused else None
 
-        begun = yield from generators.execute(pgconn)
-        for _ in range(before - 1):
-            begun += yield from generators.fetch_many(pgconn)
-        results = [] if refused else (yield from generators.fetch_many(pgconn))
-        try:
-            yield from generators.fetch_many(pgconn)  # the Sync
-        except psycopg.OperationalError:
-            # The server's last words, if it had any, say more than that it is gone.
-            self._raise_fatal([*begun, *results])
-            raise
-        pgconn.exit_pipeline_mode()
-
-        if conn._begin.was_lost(begun):
-            # Nothing was executed: once more, with a BEGIN that need not be prepared.
-            yield from self._send_with_begin_gen(pgq, prep, name, binary)
-            return
-        if refused is not None:
-            raise refused
-        self._raise_fatal(begun)
+        results = yield from begin_with_gen(conn, send)
+        key = conn._prepared.maybe_add_to_cache(pgq, prep, name)
         if key is not None:
             conn._prepared.validate(key, prep, name, results)
         self._take(results)
-
-    def _raise_fatal(self, results: list[pq.abc.PGresult]) -> None:
-        for result in results:
-            if result.status == FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result, encoding=self._pgconn._encoding)
 
 
 class _CopyWriter(LibpqWriter):
@@ -280,34 +241,3 @@ class _CopyWriter(LibpqWriter):
     def finish(self, exc: BaseException | None = None) -> None:
         if exc is None or self._pgconn.transaction_status == ACTIVE:
             super().finish(exc)
-
-
-def _pipelinable(query: bytes, has_params: bool) -> bool:
-    # Long statements are hardly ever executed again: remembering them is memory wasted.
-    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
-        return _is_pipelinable.__wrapped__(query, has_params)
-    return _is_pipelinable(query, has_params)
-
-
-@lru_cache(maxsize=512)
-def _is_pipelinable(query: bytes, has_params: bool) -> bool:
-    if not _PIPELINABLE.match(query):
-        return False
-    # With parameters psycopg uses the extended protocol anyway, which takes one statement and
-    # gives "$1" a meaning; without, it must not make a difference.
-    return has_params or not (b";" in query or b"$" in query)
-
-
-@lru_cache(maxsize=512)
-def _placeholders(
-    query: str, encoding: str
-) -> tuple[bytes, list[abc.PyFormat] | None, list[QueryPart], Trace | None]:
-    """Return the statement as the server knows it, the format of each placeholder, and its trace.
-
-    No formats means that it needs psycopg's own treatment: it has placeholders with names, or
-    is too long to be remembered.
-    """
-    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
-        return b"", None, [], None
-    text, formats, order, parts = _query2pg(query.encode(encoding), encoding)
-    return text, None if order else formats, parts, left_behind(text)

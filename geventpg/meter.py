@@ -6,7 +6,7 @@ A connection without a meter pays one look at an attribute for each wait.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,6 +41,22 @@ class Meter:
         self._listeners = listeners
         self._quiet = None if "statement" in listeners.kinds else recorder
         """The recorder, if nobody is to be told: the short way."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Tell whether a duration is recorded and that is all."""
+        return self._quiet is not None
+
+    def measure(self, drive: Callable[[Any], RV], gen: PQGen[RV]) -> RV:
+        """Do `drive` for what is known to be a statement, when nobody is to be told."""
+        recorder: Any = self._quiet
+        started = monotonic()
+        try:
+            return drive(gen)
+        finally:
+            took = monotonic() - started
+            recorder.counts[bisect_left(BOUNDS, took)] += 1
+            recorder.sum += took
 
     def drive(self, conn: Connection[Any], gen: PQGen[RV]) -> RV:
         """Wait for *gen*, as a connection does, and measure it if it executes a statement.

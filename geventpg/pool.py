@@ -95,29 +95,30 @@ class Pool(StatementMethods[CT]):
         ``max_waiting`` others wait already; `PoolClosed`; `ConnectRejected`. A greenlet that
         is killed while it waits leaves the queue and loses nothing.
         """
-        if timeout is None and self._plain_checkout and self._idle:
-            if get_ident() != self._thread:
-                self._check_hub()
+        if timeout is None:
+            timeout = self.timeout
+        if not self._plain_checkout:
+            return self._getconn(timeout)
+        if get_ident() != self._thread:
+            self._check_hub()
+        self._requests += 1
+        now = monotonic()
+        conn: Any
+        if self._idle and timeout > 0:
             slot = self._idle.pop()
-            conn: Any = slot.conn
+            conn = slot.conn
             slot.state = _IN_USE
-            slot.since, slot.taker = monotonic(), ref(getcurrent())
+            slot.since, slot.taker = now, ref(getcurrent())
             self._out[conn] = slot
             conn._pool = self
-            self._requests += 1
-            return conn  # type: ignore[no-any-return]  # a cast is a call
-        return self._getconn(self.timeout if timeout is None else timeout)
+        else:
+            conn = self._take(now, now + timeout, timeout).conn
+        return conn  # type: ignore[no-any-return]  # a cast is a call
 
     def _getconn(self, timeout: float) -> CT:
         deadline = monotonic() + timeout
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("connection requested from %r", self.name)
+        logger.info("connection requested from %r", self.name)
         self._requests += 1
-        if self._plain_checkout:
-            if get_ident() != self._thread:
-                self._check_hub()
-            conn: Any = self._take(deadline, timeout).conn
-            return conn  # type: ignore[no-any-return]  # a cast is a call
         self._check_open_getconn()
         self._check_hub()
         if self._dormant:
@@ -126,7 +127,7 @@ class Pool(StatementMethods[CT]):
         refused = 0
         backoff: AttemptWithBackoff | None = None
         while True:
-            slot = self._take(deadline, timeout)
+            slot = self._take(monotonic(), deadline, timeout)
             if self._check is None or self._validate(slot, deadline):
                 self._leaks.taken(slot)
                 logger.info("connection given by %r", self.name)
@@ -142,9 +143,9 @@ class Pool(StatementMethods[CT]):
                 backoff.update_delay(now)
                 gevent.sleep(max(min(backoff.delay, deadline - now), 0.0))
 
-    def _take(self, deadline: float, timeout: float) -> Slot:
+    def _take(self, now: float, deadline: float, timeout: float) -> Slot:
         bag = self._bag
-        if timeout <= 0 or (not self._plain_checkout and deadline <= monotonic()):
+        if timeout <= 0 or deadline <= now:
             self._stats[self._REQUESTS_ERRORS] += 1
             self._tally.at_once_errors += 1
             self._tally.timed_out += 1
@@ -155,7 +156,7 @@ class Pool(StatementMethods[CT]):
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))
             slot.move(_IN_USE)
-            slot.since, slot.taker = monotonic(), ref(getcurrent())
+            slot.since, slot.taker = now, ref(getcurrent())
             bag.out[slot.conn] = slot
             slot.conn._pool = self
             return slot
@@ -167,14 +168,13 @@ class Pool(StatementMethods[CT]):
                 f"the pool {self.name!r} has already {len(self._waiting)} requests waiting"
                 f" (max_waiting={self.max_waiting}; {self._counts()})"
             )
-        started = monotonic()
-        waiter = self._waiting.join(deadline, started)
         self._queued += 1
-        # Most often all connections are out; `size` is a call.
-        if len(bag.out) < self._max_size and bag.size < self._max_size:
-            self._connector.hurry()
-            self._connector.plan()
+        waiter = self._waiting.join(deadline, now)
         try:
+            # Most often all connections are out; `size` is a call.
+            if len(bag.out) < self._max_size and bag.size < self._max_size:
+                self._connector.hurry()
+                self._connector.plan()
             # Parked. Whoever frees a connection hands it to us; we may be killed meanwhile.
             handed: Slot = waiter.wait()
         except BaseException as error:
@@ -184,12 +184,12 @@ class Pool(StatementMethods[CT]):
                 self._recycler.recycle(waiter.value)  # handed over just before we were killed
             else:
                 self._waiting.leave(waiter)
-            self._waited(started, error)
+            self._waited(now, error)
             if type(error) is PoolTimeout:
                 raise self._timed_out(timeout) from self._connector.last_error
             raise
         handed.taker = ref(getcurrent())
-        waited = monotonic() - started
+        waited = monotonic() - now
         self._wait_seconds += waited
         self._wait_counts[bisect_left(BOUNDS, waited)] += 1
         if self._tells_waits:
@@ -264,7 +264,7 @@ class Pool(StatementMethods[CT]):
             slot.idle_since = now
             slot.conn._checkout = None
             # Handed over, it stays in use, even before the waiter runs.
-            if not self._waiting.hand(slot):
+            if not (self._line and self._waiting.hand(slot)):
                 del self._out[conn]
                 conn._pool = None
                 slot.state = _IDLE

@@ -133,6 +133,7 @@ class PoolState(ConnectionPool[CT]):
         self._bag: Bag = Bag()
         self._idle, self._out = self._bag.idle, self._bag.out
         self._waiting = WaitQueue(self._timed_out)
+        self._line = self._waiting.line
         self._filling = WaitQueue(self._not_filled)
         this = cast("Pool[CT]", self)
         self._connector = Connector(this)

@@ -1,7 +1,8 @@
 """What every cursor does, made shorter: the same results as psycopg's, in fewer steps.
 
-It borrows the connection's adapters instead of copying them, and for one result that has rows,
-which is what most statements return, it skips what psycopg does about all others.
+It borrows the connection's adapters instead of copying them; a statement that the connection has
+prepared already is executed without psycopg's five nested generators; and for one result that
+has rows, which is what most statements return, it skips what psycopg does about all others.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, generators, pq
 from psycopg._cursor_base import BaseCursor
-from psycopg.abc import Query
+from psycopg.abc import Params, Query
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.rows import Row, RowFactory, tuple_row
 
 from .adaptation import ConnectionAdapters, SharedAdapters
+from .beginning import begin_with_gen
+from .known import FREE, Known, references, settings_of
+from .prepared import forget, heal_or_raise, is_unusable
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .connection import Connection
 
 TEXT = pq.Format.TEXT
+IDLE = int(pq.TransactionStatus.IDLE)
 TUPLES_OK = pq.ExecStatus.TUPLES_OK
 
 # All that psycopg's cursor keeps. One that keeps more is left to initialise itself.
@@ -75,10 +82,96 @@ class QuickCursor(psycopg.Cursor[Row]):
             self._last_query = None  # the next statement is to use them
         return adapters
 
-    def _start(self, query: Query) -> None:
-        """Forget the last result; see to the transformer for the next statement."""
-        if self._closed:
-            raise psycopg.InterfaceError("the cursor is closed")
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
+        """Execute a statement, as psycopg does."""
+        conn = self._conn
+        known = conn._known.by_text.get(query) if query.__class__ is str else None
+        if known is None or prepare is not None or binary is not None:
+            return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
+        try:
+            with conn.lock:
+                if not self._execute_known(known, query, params):
+                    conn.wait(self._execute_gen(query, params))
+        except errors._NO_TRACEBACK as error:
+            raise error.with_traceback(None)  # noqa: B904  # the same error
+        return self
+
+    def _execute_known(self, known: Known, query: Any, params: Any) -> bool:
+        """Execute what the connection knows; ``False``: it was not, and takes the long way."""
+        conn, pgconn = self._conn, self._pgconn
+        statements, meter = conn._known, conn._meter
+        if (
+            references(known.tx) != FREE
+            or statements.adapters is not self._adapters
+            or statements.encoding != pgconn._encoding
+            or self.format is not TEXT
+            or self._closed
+            or conn._pipeline is not None
+            or conn._watch.stopped
+            or not (meter is None or meter.is_quiet)
+        ):
+            return False
+        if params.__class__ is tuple or params.__class__ is list:
+            if len(params) != known.count:
+                return False
+        elif params.__class__ is dict and known.order:
+            try:
+                params = [params[name] for name in known.order]
+            except KeyError:
+                return False
+        else:
+            return False
+        if known.settings is not None and known.settings != settings_of(pgconn):
+            statements.forget(query)
+            return False
+        tx, prepared = known.tx, conn._prepared
+        dumped = tx.dump_sequence(params, known.formats)
+        key = known.query, tx.types or ()
+        name = prepared._names.get(key)
+        if name not in known.names or prepared.prepare_threshold is None or prepared._to_flush:
+            return False
+
+        self._clear()
+        self._last_query, self._tx = None, tx
+        begins = not conn._autocommit and pgconn.transaction_status == IDLE
+        gen: Any
+        if begins:
+            send = partial(pgconn.send_query_prepared, name, dumped, tx.formats)
+            gen = begin_with_gen(conn, send)
+        else:
+            gen = generators.execute(pgconn)
+        try:
+            if not begins:
+                pgconn.send_query_prepared(name, dumped, tx.formats)
+            drive = conn._watch.drive
+            results = drive(gen) if meter is None else meter.measure(drive, gen)
+            prepared._names.move_to_end(key)
+            self._take(results)
+        except psycopg.Error as error:
+            conn._failed(error, gen)
+            if not is_unusable(error):
+                raise
+            forget(conn, error, known.query)
+            is_idle = pgconn.transaction_status == IDLE
+            heal_or_raise(conn, error, possible=begins or is_idle)
+            if not is_idle:  # it has begun, and done nothing
+                conn.wait(conn._exec_command(b"ROLLBACK"))
+            return False
+        except BaseException:
+            conn._interrupted(gen)
+            raise
+        self._last_query = query
+        return True
+
+    def _clear(self) -> None:
+        """Forget the last result, if there is one."""
         if (
             self.pgresult is not None
             or self._rowcount != -1
@@ -86,6 +179,12 @@ class QuickCursor(psycopg.Cursor[Row]):
             or self._execmany_returning is not None
         ):
             self._reset()
+
+    def _start(self, query: Query) -> None:
+        """Forget the last result; see to the transformer for the next statement."""
+        if self._closed:
+            raise psycopg.InterfaceError("the cursor is closed")
+        self._clear()
         last = self._last_query
         if not last or last is not query:
             self._last_query = None

@@ -42,30 +42,32 @@ class WaitQueue:
     def __init__(self, timed_out: Callable[[], BaseException]) -> None:
         self._timed_out = timed_out
         self._hub = hub.current_hub()
-        self._queue: OrderedDict[Waiter, None] = OrderedDict()
+        self._run_callback = self._hub.loop.run_callback
+        self.line: OrderedDict[Waiter, None] = OrderedDict()
+        """Those who wait, the first in front; for others to look at."""
         self._timer = hub.Timer(self._expire)
         self._last_deadline = 0.0
         self._in_order = True
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self.line)
 
     def __bool__(self) -> bool:
-        return bool(self._queue)
+        return bool(self.line)
 
     def __iter__(self) -> Iterator[Waiter]:
-        yield from list(self._queue)
+        yield from list(self.line)
 
     def join(self, deadline: float, since: float) -> Waiter:
         """Queue up the current greenlet, which waits from *since*. Does not switch."""
         waiter = Waiter(deadline, self._hub, since)
-        if not self._queue:
+        if not self.line:
             self._in_order = True
             self._timer.keep_alive(True)
         elif deadline < self._last_deadline:
             self._in_order = False
         self._last_deadline = deadline
-        self._queue[waiter] = None
+        self.line[waiter] = None
         due = self._timer.due
         if due is None or deadline < due:
             self._timer.arm(deadline)
@@ -73,27 +75,31 @@ class WaitQueue:
 
     def leave(self, waiter: Waiter) -> None:
         """Take a waiter that was interrupted out of the queue, if it is still there."""
-        self._queue.pop(waiter, None)
-        if not self._queue:
+        self.line.pop(waiter, None)
+        if not self.line:
             self._timer.keep_alive(False)
 
     def hand(self, value: Any) -> bool:
         """Hand *value* to the first who still wants it; ``False`` if nobody does."""
-        queue = self._queue
-        while queue:
-            waiter, _ = queue.popitem(last=False)
-            if not queue:
+        line = self.line
+        while line:
+            waiter, _ = line.popitem(last=False)
+            if not line:
                 # Stays armed, as more waiters are likely, but must not hold up an exit.
                 self._timer.keep_alive(False)
-            if waiter.hand(value):
+            # What `Parked.hand` does, without a call.
+            waiting = waiter._greenlet
+            if waiting is not None and waiter._callback is None:
+                waiter.value = value
+                waiter._callback = self._run_callback(waiting.switch)
                 return True
         return False
 
     def fail_all(self, error: Callable[[], BaseException]) -> int:
         """Make everybody's wait raise; return how many there were."""
         count = 0
-        while self._queue:
-            waiter, _ = self._queue.popitem(last=False)
+        while self.line:
+            waiter, _ = self.line.popitem(last=False)
             count += waiter.fail(error())
         self._timer.disarm()
         return count
@@ -102,7 +108,7 @@ class WaitQueue:
         now = monotonic()
         earliest = None
         late: list[Waiter] = []
-        for waiter in self._queue:
+        for waiter in self.line:
             if waiter.deadline <= now:
                 late.append(waiter)
             elif earliest is None or waiter.deadline < earliest:
@@ -110,7 +116,7 @@ class WaitQueue:
                 if self._in_order:
                     break
         for waiter in late:
-            del self._queue[waiter]
+            del self.line[waiter]
             waiter.fail(self._timed_out())
         if earliest is not None:
             self._timer.arm(earliest if self._in_order else max(earliest, now + _COALESCE))

@@ -62,7 +62,7 @@ class Parked:
     def hand(self, value: Any) -> bool:
         """Hand *value* over. Do not switch. Return ``False`` if nobody waits any more."""
         waiting = self._greenlet
-        if waiting is None or waiting.dead or self._callback is not None:
+        if waiting is None or self._callback is not None:
             return False
         self.value = value
         self._callback = self._hub.loop.run_callback(waiting.switch)
@@ -71,7 +71,7 @@ class Parked:
     def fail(self, error: BaseException) -> bool:
         """Make `wait` raise *error*. Do not switch. Return ``False`` if nobody waits."""
         waiting = self._greenlet
-        if waiting is None or waiting.dead or self._callback is not None:
+        if waiting is None or self._callback is not None:
             return False
         self.error = error
         self._callback = self._hub.loop.run_callback(waiting.switch)

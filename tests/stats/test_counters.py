@@ -307,6 +307,21 @@ def test_with_timings_holding_and_statements_are_measured(make_pool):
     assert 0.02 <= stats.statement.sum <= stats.hold.sum < 10
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_statements_that_are_executed_often_are_measured_like_others(make_pool, autocommit):
+    pool = make_pool(timings=True, kwargs={"autocommit": autocommit})
+    told = []
+    for number in range(1, 21):
+        with pool.connection() as conn:
+            conn.execute("select 1 from pg_sleep(%s)", (0.001,))
+        assert pool.stats().statement.count == number
+    assert pool.stats().statement.sum >= 0.02
+    pool.add_listener(told.append, "statement")
+    with pool.connection() as conn:
+        conn.execute("select 1 from pg_sleep(%s)", (0.001,))
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize(
     "make_cursor",
     [
