@@ -59,6 +59,18 @@ MEASURES: dict[str, Measure] = {
             metrics=tuple(replace(metric, ratio=False) for metric in THROUGHPUT.metrics),
         ),
         Measure(
+            name="recording",
+            title="Measuring everything, against measuring nothing",
+            counted="greenlets",
+            counts=(100,),
+            short_counts=(100,),
+            modes=THROUGHPUT.modes,
+            metrics=(
+                Metric("times_without", "rate, times without", digits=3, ratio=False),
+                Metric("cpu_times_without", "CPU", digits=3, spread=False, ratio=False),
+            ),
+        ),
+        Measure(
             name="neighbours",
             title="Fast statements while one greenlet in 50 runs pg_sleep(0.2)",
             counted="greenlets",

@@ -58,7 +58,7 @@ PEERS: dict[str, Peer] = {
             module="benchmarks.peers.geventpg_metrics_pool",
             imports=("geventpg", "gevent", "prometheus_client"),
             distributions=("geventpg", "psycopg", "gevent", "prometheus-client"),
-            measures=("throughput", "checkout"),
+            measures=("throughput", "recording", "checkout"),
         ),
         Peer(
             name=STATEMENTS,

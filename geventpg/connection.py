@@ -144,9 +144,10 @@ class Connection(ConnectingOnHub[Row]):
             raise closed
         try:
             if timeout is None:
-                if self._meter is not None:
-                    return self._meter.drive(self, gen)
-                return self._watch.drive(gen)
+                meter = self._meter
+                if meter is None or getattr(gen, "__name__", None) not in meter.generators:
+                    return self._watch.drive(gen)
+                return meter.drive(self, gen)
             return self._watch.drive_until(gen, monotonic() + timeout)
         except hub.DeadlineReached:
             raise errors._WaitTimeout("wait timeout expired") from None

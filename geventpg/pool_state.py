@@ -108,7 +108,7 @@ class PoolState(ConnectionPool[CT]):
         self.prepare_mode = prepare
         self.statement_connections = statement_connections
         self.use_lifo = use_lifo
-        self.timings = timings
+        self._timings = timings
         self._configure = configure
         self._check = check
         self._reset = reset
@@ -156,11 +156,12 @@ class PoolState(ConnectionPool[CT]):
         self._wait_seconds = self._usage_seconds = 0.0
         self._popped: dict[str, int] = {}
         """The counters as `pop_stats` last saw them."""
-        self._tally = Tally(timings=self.timings)
-        self._wait_counts, self._hold_counts = self._tally.waits, self._tally.holds
+        self._tally = Tally()
+        self._wait_counts = self._tally.waits
         self._tells_waits = False
+        self._hold_counts: list[int] | None = None
         self._meter: Meter | None = None
-        self._listeners_changed()
+        self._recording_changed()
 
     # -- what it tells ---------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class PoolState(ConnectionPool[CT]):
     def stats(self) -> PoolStats:
         """Return sizes, counters and histograms of this instant. Does not block or switch.
 
-        The histograms of holding and of statements need the option ``timings``. To be called
+        The histograms of holding and of statements need `timings`. To be called
         in the pool's thread, or from any if rough figures will do.
         """
         return introspection.stats(cast("Pool[CT]", self))
@@ -242,18 +243,35 @@ class PoolState(ConnectionPool[CT]):
         ``statement`` slow each checkout, return and statement down.
         """
         self._listeners.add(listener, kinds)
-        self._listeners_changed()
+        self._recording_changed()
 
     def remove_listener(self, listener: Listener) -> None:
         """Undo `add_listener`; no-op for one that was not added."""
         self._listeners.remove(listener)
-        self._listeners_changed()
+        self._recording_changed()
 
-    def _listeners_changed(self) -> None:
+    @property
+    def timings(self) -> bool:
+        """Whether holding and statements are measured; it may be changed while the pool runs.
+
+        What was measured until it was turned off stays in `stats`.
+        """
+        return self._timings
+
+    @timings.setter
+    def timings(self, timings: bool) -> None:
+        self._timings = timings
+        self._recording_changed()
+
+    def _recording_changed(self) -> None:
         self._update_fast_paths()
         self._tells_waits = "waited" in self._listeners.kinds
-        wanted = self.timings or "statement" in self._listeners.kinds
-        self._meter = Meter(self._tally.statement, self._listeners) if wanted else None
+        if self._timings:
+            self._tally.start_timing()
+        self._hold_counts = self._tally.holds if self._timings else None
+        statements = self._tally.statement if self._timings else None
+        wanted = self._timings or "statement" in self._listeners.kinds
+        self._meter = Meter(statements, self._listeners) if wanted else None
         for slot in self._bag:
             slot.conn._meter = self._meter
 

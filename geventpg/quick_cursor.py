@@ -7,7 +7,9 @@ has rows, which is what most statements return, it skips what psycopg does about
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
@@ -22,6 +24,7 @@ from .adaptation import ConnectionAdapters, SharedAdapters
 from .beginning import begin_with_gen
 from .known import FREE, Known, references, settings_of
 from .prepared import forget, heal_or_raise, is_unusable
+from .stats import BOUNDS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -107,6 +110,7 @@ class QuickCursor(psycopg.Cursor[Row]):
         """Execute what the connection knows; ``False``: it was not, and takes the long way."""
         conn, pgconn = self._conn, self._pgconn
         statements, meter = conn._known, conn._meter
+        recorder = meter.quiet if meter is not None else None
         if (
             references(known.tx) != FREE
             or statements.adapters is not self._adapters
@@ -115,7 +119,7 @@ class QuickCursor(psycopg.Cursor[Row]):
             or self._closed
             or conn._pipeline is not None
             or conn._watch.stopped
-            or not (meter is None or meter.is_quiet)
+            or (recorder is None and meter is not None)
         ):
             return False
         if params.__class__ is tuple or params.__class__ is list:
@@ -147,11 +151,11 @@ class QuickCursor(psycopg.Cursor[Row]):
             gen = begin_with_gen(conn, send)
         else:
             gen = generators.execute(pgconn)
+        started = monotonic() if recorder is not None else 0.0
         try:
             if not begins:
                 pgconn.send_query_prepared(name, dumped, tx.formats)
-            drive = conn._watch.drive
-            results = drive(gen) if meter is None else meter.measure(drive, gen)
+            results = conn._watch.drive(gen)
             prepared._names.move_to_end(key)
             self._take(results)
         except psycopg.Error as error:
@@ -167,6 +171,12 @@ class QuickCursor(psycopg.Cursor[Row]):
         except BaseException:
             conn._interrupted(gen)
             raise
+        finally:
+            if recorder is not None:
+                # What `record` does, without a call.
+                took = monotonic() - started
+                recorder.counts[bisect_left(BOUNDS, took)] += 1
+                recorder.sum += took
         self._last_query = query
         return True
 

@@ -128,9 +128,9 @@ class PoolStats:
     validate: Histogram
     """The user's ``check`` on checkout, and the pool's own probes."""
     hold: Histogram | None
-    """From checkout to return; ``None`` without the option ``timings``."""
+    """From checkout to return; ``None`` if ``timings`` was never on."""
     statement: Histogram | None
-    """Statements, as their greenlet saw them; ``None`` without the option ``timings``."""
+    """Statements, as their greenlet saw them; ``None`` if ``timings`` was never on."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain dicts, lists, numbers and strings, for JSON."""

@@ -52,7 +52,7 @@ class Tally:
         "waits",
     )
 
-    def __init__(self, *, timings: bool) -> None:
+    def __init__(self) -> None:
         self.at_once_errors = 0
         """Checkouts that failed without having waited."""
         self.cancelled = self.interrupted = self.leaked = self.rejected = 0
@@ -61,9 +61,14 @@ class Tally:
         """Connections that left the pool."""
         # Of the next two the pool has the sums, and fills them without a call.
         self.waits = _no_counts()
-        self.holds = _no_counts() if timings else None
+        self.holds: list[int] | None = None
         self.connect, self.validate = Recorder(), Recorder()
-        self.statement = Recorder() if timings else None
+        self.statement: Recorder | None = None
+
+    def start_timing(self) -> None:
+        """Have something to record holding and statements in, if it is not there already."""
+        if self.holds is None:
+            self.holds, self.statement = _no_counts(), Recorder()
 
     def wait_failed(self, error: BaseException) -> None:
         """Count a checkout that ended with *error* while it waited."""

@@ -307,6 +307,26 @@ def test_with_timings_holding_and_statements_are_measured(make_pool):
     assert 0.02 <= stats.statement.sum <= stats.hold.sum < 10
 
 
+def test_timings_can_be_turned_on_and_off_while_the_pool_runs(make_pool):
+    pool = make_pool(max_size=1)
+
+    def count():
+        with pool.connection() as conn:
+            conn.execute("select 1")
+        stats = pool.stats()
+        return stats.hold and stats.hold.count, stats.statement and stats.statement.count
+
+    assert count() == (None, None)
+    with pool.connection() as conn:
+        pool.timings = True
+        conn.execute("select 1")
+    assert count() == (2, 2)
+    pool.timings = False
+    assert count() == (2, 2)
+    pool.timings = True
+    assert count() == (3, 3)
+
+
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_statements_that_are_executed_often_are_measured_like_others(make_pool, autocommit):
     pool = make_pool(timings=True, kwargs={"autocommit": autocommit})
