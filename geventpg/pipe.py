@@ -12,7 +12,6 @@ longer: idle, it is the pool's like any other.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
@@ -115,15 +114,15 @@ class Pipe(Sending):
         if not done:
             return
         pipes = self._pipes
-        now, busy = monotonic(), thread_time()
+        now = monotonic()
         elapsed = now - self.head_since
         if elapsed > COSTLY or pipes.costs.suspects:
             # A hub that was busy elsewhere did not look for the answer.
-            pipes.costs.note(done[0].plan, elapsed - (busy - self._busy_until_head))
-        self.head_since, self._busy_until_head = now, busy
+            pipes.costs.note(done[0].plan, elapsed - (thread_time() - self._busy))
         if self.sent:
-            self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
-        if self.taking and now - self._since > FAIR_SHARE and pipes.is_wanted_back():
+            self._begin_head(now)
+            self._limit_head()
+        if now - self._since > FAIR_SHARE and self.taking and pipes.is_wanted_back():
             self.retire()
         if self._cancelled is not None:
             self.progress.ring()
@@ -137,7 +136,8 @@ class Pipe(Sending):
             if not self.dead:
                 if self.queue:
                     self._send()
-                self.settle()
+                if not self.sent or pipes.homeless:
+                    self.settle()
 
     def _take(self, answers: list[list[pq.abc.PGresult]]) -> list[Call]:
         """Give each answer to its statement; return those that are complete."""
@@ -193,10 +193,9 @@ class Pipe(Sending):
 
     def _hand_out(self, done: Iterable[Call]) -> None:
         """Switch to those who wait for these answers, one after the other."""
-        queue, pending = self.queue, deque(done)
+        queue, pending = self.queue, iter(done)
         try:
-            while pending:
-                call = pending.popleft()
+            for call in pending:
                 wake = call.wake
                 if wake is not None:
                     call.wake = None
@@ -205,8 +204,8 @@ class Pipe(Sending):
                     if len(queue) >= _PORTION and not self.dead:
                         self._send()  # so that the server has something to do meanwhile
         finally:
-            if pending:  # Ctrl-C, in the hub
-                self._run_callback(self._hand_out, pending)
+            if rest := list(pending):  # Ctrl-C, in the hub
+                self._run_callback(self._hand_out, rest)
 
     # -- the end --------------------------------------------------------------------------
 

@@ -125,8 +125,10 @@ class Pipes:
     def is_wanted_back(self) -> bool:
         """Tell whether the pool shrinks, or somebody waits whom only a return can serve."""
         pool = self._pool
+        if not pool._line and pool._plain_return:
+            return False  # which says that it does not shrink
         size = pool._bag.size
-        return size > pool._max_size or (size == pool._max_size and bool(pool._waiting))
+        return size > pool._max_size or (size == pool._max_size and bool(pool._line))
 
     def retire_all(self) -> None:
         """Take no statements any more: the pool is closed. What was sent is answered."""

@@ -31,18 +31,15 @@ class Costs:
     well: so a machine that stood still for a moment does no lasting harm.
     """
 
-    __slots__ = ("_levels", "_strikes", "penalties")
+    __slots__ = ("_levels", "penalties", "suspects")
 
     def __init__(self) -> None:
         self.penalties: dict[str, int] = {}
         """Texts that are costly: how many executions have to go by until the next trial."""
         self._levels: dict[str, int] = {}
-        self._strikes: dict[str, int] = {}
-
-    @property
-    def suspects(self) -> bool:
-        """Whether there are texts of which it is worth knowing that they did not take long."""
-        return bool(self._strikes or self._levels)
+        self.suspects: dict[str, int] = {}
+        """Texts that were costly: how often in a row, 0 for those that had penalties. It is worth
+        knowing of them that they did not take long."""
 
     def note(self, plan: Plan | None, seconds: float) -> None:
         """Note what a statement took that was sent with others."""
@@ -50,16 +47,18 @@ class Costs:
             return
         text = plan.text
         if seconds <= COSTLY:
-            self._strikes.pop(text, None)
-            if text not in self.penalties:
+            if text in self.penalties:
+                self.suspects[text] = 0
+            else:
+                self.suspects.pop(text, None)
                 self._levels.pop(text, None)
             return
-        strikes = self._strikes.get(text, 0) + 1
+        strikes = self.suspects.get(text, 0) + 1
         if seconds > SLOW or strikes >= _STRIKES:
             self.penalise(text)
         else:
-            _make_room(self._strikes)
-            self._strikes[text] = strikes
+            _make_room(self.suspects)
+            self.suspects[text] = strikes
 
     def goes_alone(self, text: str) -> bool:
         """Tell whether a statement is to have a connection of its own this time."""
@@ -79,11 +78,11 @@ class Costs:
 
     def penalise(self, text: str) -> None:
         """Have the next executions of a statement take connections of their own."""
-        self._strikes.pop(text, None)
-        for texts in (self.penalties, self._levels):
+        for texts in (self.penalties, self._levels, self.suspects):
             _make_room(texts)
         level = min(max(2 * self._levels.get(text, 0), _FIRST_PENALTY), _LONGEST_PENALTY)
         self.penalties[text] = self._levels[text] = level
+        self.suspects[text] = 0
 
 
 def _make_room(texts: dict[str, int]) -> None:

@@ -32,6 +32,9 @@ HEAD_LIMIT = 0.005
 """Seconds with one statement after which new ones are better sent elsewhere."""
 
 
+_SAMPLED_FOR = 0.001
+"""Seconds for which a reading of the processor time will do: it is a system call."""
+
 GRACE = 0.05
 """Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
 
@@ -58,8 +61,8 @@ class Sending(ABC):
         self.awake = False
         """Whether it will come to look into the queue by itself."""
         self.dead = False
-        self._busy_until_head = 0.0
-        """How much processor time this thread had used then: that is not the server's time."""
+        self._busy = self._busy_read_at = 0.0
+        """How much processor time this thread had used shortly before: that is not the server's."""
         self._pipes = pipes
         self._slot = slot
         self._pgconn = conn.pgconn
@@ -103,8 +106,10 @@ class Sending(ABC):
         if self._end_writing is not None:
             return  # the kernel has not taken the last ones yet
         if not sent:
-            self.head_since, self._busy_until_head = monotonic(), thread_time()
+            self._begin_head(monotonic())
         before = len(sent)
+        if len(queue) == 1:
+            sync = pgconn.pipeline_sync  # which flushes, as is done next
         room = MOST_OUTSTANDING - before
         try:
             if prepared._to_flush:
@@ -129,10 +134,10 @@ class Sending(ABC):
                     call.answer = error  # too many parameters, for example
                     self._run_callback(self._hand_out, [call])
                     continue
-                sync()
                 call.sent = True
                 self._bytes += call.size
                 sent.append(call)
+                sync()
                 room -= 1
             if pgconn.flush() and not self.dead:
                 self._end_writing = self.conn._watch.when_writable(self._writable)
@@ -142,12 +147,23 @@ class Sending(ABC):
         number = len(sent) - before
         if number:
             self._pipes.count_batch(number)
-            self.stale_at = min(self.head_since + HEAD_LIMIT, self._slot.expires_at)
+            self._limit_head()
         if queue:
             # Should the head turn out to be slow, they are better off elsewhere.
             self._pipes.look_at(self.head_since + HEAD_LIMIT)
         elif len(sent) > 1:
             self._pipes.look_at(self.head_since + GRACE)
+
+    def _begin_head(self, now: float) -> None:
+        """The server gets to the first of the statements that were sent."""
+        self.head_since = now
+        if now - self._busy_read_at > _SAMPLED_FOR:
+            self._busy, self._busy_read_at = thread_time(), now
+
+    def _limit_head(self) -> None:
+        """New statements are well off here until that one takes too long."""
+        stale_at, expires_at = self.head_since + HEAD_LIMIT, self._slot.expires_at
+        self.stale_at = stale_at if stale_at < expires_at else expires_at
 
     def _send_new(self, call: Call) -> None:
         """Hand over a statement that is not prepared here, or not to be."""

@@ -90,7 +90,11 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         pipe = pipes.pipe()
         if pipe is not None:
             try:
-                plan = _plan(pipe, query, params)
+                if query.__class__ is str:
+                    planner = pipe.planner
+                    plan = (planner.plain if params is None else planner.with_params).get(query)
+                if plan is None:
+                    plan = _plan(pipe, query, params)
                 if plan is None or not plan.shared or (costly and costs.goes_alone(plan.text)):
                     pipe.release()
                     break
@@ -189,13 +193,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
 
 def _plan(pipe: Pipe, query: Query, params: Params | None) -> Plan | None:
     """Return the plan of a statement on this connection, ``None`` if it cannot have one."""
-    planner = pipe.planner
-    if query.__class__ is str:
-        plan = (planner.plain if params is None else planner.with_params).get(query)
-        if plan is not None:
-            return plan
     text = text_of(query, pipe.conn)
-    return None if text is None else planner.plan(text, has_params=params is not None)
+    return None if text is None else pipe.planner.plan(text, has_params=params is not None)
 
 
 def _call(plan: Plan, params: Any) -> Call:
