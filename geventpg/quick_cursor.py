@@ -142,6 +142,7 @@ class QuickCursor(psycopg.Cursor[Row]):
         if name not in known.names or prepared.prepare_threshold is None or prepared._to_flush:
             return False
 
+        prepared._names.move_to_end(key)
         self._clear()
         self._last_query, self._tx = None, tx
         begins = not conn._autocommit and pgconn.transaction_status == IDLE
@@ -155,9 +156,7 @@ class QuickCursor(psycopg.Cursor[Row]):
         try:
             if not begins:
                 pgconn.send_query_prepared(name, dumped, tx.formats)
-            results = conn._watch.drive(gen)
-            prepared._names.move_to_end(key)
-            self._take(results)
+            self._take(conn._watch.drive(gen))
         except psycopg.Error as error:
             conn._failed(error, gen)
             if not is_unusable(error):

@@ -15,6 +15,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row, namedtuple_row
 
 import geventpg
+from geventpg.prepared import forget_all
 from tests.connection.comparison import assert_same, describe, note_error
 from tests.connection.helpers import Attempt
 from tests.support import wait_until
@@ -255,6 +256,20 @@ def test_a_connection_lost_meanwhile_says_so_and_what_became_of_the_work(
     assert conn.closed
     with pytest.raises(psycopg.OperationalError, match="closed"):
         conn.execute(SLOW, NAP)
+
+
+@MODES
+def test_being_forgotten_while_it_runs_does_not_hurt_a_statement(connect, backends, autocommit):
+    conn = connect(autocommit=autocommit)
+    learn(conn, SLOW, NAP)
+    slow = Attempt(conn.execute, SLOW, (0.1,))
+    wait_until(lambda: [b for b in backends() if b.state == "active"])
+    forget_all(conn)  # as the pool has it done when another connection finds a changed table
+    assert slow.join().error is None
+    assert slow.result.fetchone() == (1,)
+    conn.commit()
+    del slow
+    learn(conn, SLOW, NAP)
 
 
 def test_an_error_of_a_known_statement_is_the_servers(dsn):
