@@ -75,6 +75,11 @@ class QuickCursor(psycopg.Cursor[Row]):
         self.format = TEXT
         self._closed = False
 
+    def __del__(self) -> None:
+        # What the connection remembers of a statement must not keep its rows, however large.
+        if getattr(self, "_last_query", None) is not None:
+            self._tx.set_pgresult(None)
+
     @property
     def adapters(self) -> AdaptersMap:
         """The cursor's own adapters, made now if it used the connection's so far."""
@@ -187,6 +192,8 @@ class QuickCursor(psycopg.Cursor[Row]):
             or self._results
             or self._execmany_returning is not None
         ):
+            if self._last_query is not None:
+                self._tx.set_pgresult(None)
             self._reset()
 
     def _start(self, query: Query) -> None:

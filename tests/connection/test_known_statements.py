@@ -311,6 +311,22 @@ def test_a_connection_that_knows_statements_goes_when_nobody_uses_it(dsn):
         gc.enable()
 
 
+def test_what_is_remembered_of_a_statement_does_not_keep_its_rows(conn):
+    other = "select %s::text"
+    learn(conn, other, ("a",))
+    learn(conn, ECHO, (1, "a"))
+    remembered = conn._known.by_text[ECHO]
+    cur = conn.execute(ECHO, (1, "x" * 1_000_000))
+    assert cur._tx is remembered.tx
+    assert remembered.tx.pgresult is cur.pgresult
+    del cur
+    assert remembered.tx.pgresult is None
+    cur = conn.execute(ECHO, (1, "a"))
+    cur.execute(other, ("b",))
+    assert remembered.tx.pgresult is None
+    assert cur.fetchone() == ("b",)
+
+
 def test_what_is_remembered_is_bounded(conn):
     conn.prepare_threshold = 0
     for number in range(600):
