@@ -64,7 +64,6 @@ class Exchange:
     :param end: one to send behind them if all went well, for its single value.
     :param prepare: as in ``execute``.
     :param independent: each statement is a transaction of its own.
-    :param singly: send one when the one before is answered.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Exchange:
         end: bytes | None = None,
         prepare: bool | None = None,
         independent: bool = False,
-        singly: bool = False,
     ) -> None:
         self._conn = conn
         self._pgconn = conn.pgconn
@@ -85,7 +83,8 @@ class Exchange:
         self._end = end
         self._prepare = prepare
         self._independent = independent
-        self._singly = singly
+        self.singly = False
+        """Send one when the one before is answered."""
         self._handed = 0
         self._complete = False
         self._expected: deque[tuple[bool, Callable[[_Results], None]]] = deque()
@@ -148,10 +147,10 @@ class Exchange:
         pgconn = self._pgconn
         blocked = False
         while True:
-            holds_back = self._complete or (self._singly and bool(self._expected))
+            holds_back = self._complete or (self.singly and bool(self._expected))
             if not blocked and not holds_back:
                 self._hand_portion()
-                holds_back = self._complete or self._singly
+                holds_back = self._complete or self.singly
             blocked = pgconn.flush() != 0
             if self._complete and not blocked and not self._expected:
                 return
@@ -170,7 +169,7 @@ class Exchange:
             pgconn.send_query_params(self._begin, None)
             self._expect(self._take_begun)
         size = 0
-        stop = min(self._handed + (1 if self._singly else _STATEMENTS), len(statements))
+        stop = min(self._handed + (1 if self.singly else _STATEMENTS), len(statements))
         while self._handed < stop and size < _BYTES and self.failure is None:
             index = self._handed
             self._handed += 1

@@ -202,12 +202,18 @@ class Delivery:
 def _send_independently(
     conn: BindableConnection[Any], statements: Sequence[Queued]
 ) -> list[StatementResult]:
-    # A pooler may give the server to somebody else between two transactions on their way, when it
-    # has read a part of the second: see `pipe_choice.is_suitable`.
-    singly = is_pooled(conn)
+    # Nothing is prepared: one that is lost could not be repeated in its place.
+    exchange = Exchange(conn, statements, prepare=False, independent=True)
+    try:
+        # A pooler may give the server to somebody else between two transactions on their way,
+        # when it has read a part of the second: see `pipe_choice.is_suitable`.
+        exchange.singly = is_pooled(conn)
+    except psycopg.Error as error:
+        if conn.pgconn.status != BAD:
+            raise
+        exchange.lose(error)
+        return exchange.results
     with conn.lock:
-        # Nothing is prepared: one that is lost could not be repeated in its place.
-        exchange = Exchange(conn, statements, prepare=False, independent=True, singly=singly)
         _run(conn, exchange)
         if conn._prepared._to_flush:
             with suppress(psycopg.Error):  # the results are there, and the connection is dropped
