@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 from rich.console import Console, Group
@@ -77,7 +79,7 @@ def top(
     console = Console()
     try:
         watch = Watch(Workers(app, destination), interval, timeout, sort, count)
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), ended_by_interrupt(watch):
             if plain or not console.is_terminal:
                 for board in watch:
                     show_lines(console, board, holders)
@@ -89,6 +91,21 @@ def top(
         raise click.ClickException(str(error)) from None
     if watch.last is not None and not watch.last.rows:
         raise click.ClickException(NOBODY)
+
+
+@contextmanager
+def ended_by_interrupt(watch: Watch) -> Iterator[None]:
+    """Have Ctrl-C end *watch* also where its exception is swallowed, in a library's ``__del__``."""
+
+    def end(*_: object) -> None:
+        watch.ended = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Watch:
@@ -104,6 +121,7 @@ class Watch:
         self._left = count
         self._due = 0.0
         self.last: Board | None = None
+        self.ended = False
 
     def __iter__(self) -> Watch:
         return self
@@ -116,6 +134,8 @@ class Watch:
         time.sleep(max(self._due - now, 0.0))
         self._due = max(self._due, now) + self._interval
         answers = self._workers.ask(self._timeout)
+        if self.ended:
+            raise StopIteration
         self.last = read(answers, time.monotonic(), self.last, self._sort)
         if self._left is not None:
             self._left -= 1

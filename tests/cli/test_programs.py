@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from geventpg.cli import top
 from geventpg.cli.bars import bars_of, draw
 from geventpg.cli.group import geventpg
 from tests.support.script import ROOT, clean_environment, run_script
@@ -116,3 +120,23 @@ def test_bars_are_as_long_as_the_rates_and_fit_into_the_line():
     assert [line.count("█") for line in lines] == [36, 18]
     assert lines[0].endswith("100  2.00x")
     assert max(map(len, lines)) <= 60
+
+
+def test_ctrl_c_ends_top_even_if_a_library_swallows_it(monkeypatch):
+    class Deaf:
+        def __init__(self, *_):
+            pass
+
+        def ask(self, _timeout):
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000):
+                    pass
+            return {}
+
+    monkeypatch.setattr(top, "Workers", Deaf)
+    before = signal.getsignal(signal.SIGINT)
+    done = CliRunner().invoke(top.top, ["-A", "app", "--count", "3"])
+    assert done.exit_code == 0
+    assert done.output == ""
+    assert signal.getsignal(signal.SIGINT) is before
