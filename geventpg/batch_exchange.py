@@ -147,20 +147,23 @@ class Exchange:
         pgconn = self._pgconn
         blocked = False
         while True:
-            holds_back = self._complete or (self.singly and bool(self._expected))
-            if not blocked and not holds_back:
+            if not blocked and not self._holds_back:
                 self._hand_portion()
-                holds_back = self._complete or self.singly
             blocked = pgconn.flush() != 0
             if self._complete and not blocked and not self._expected:
                 return
-            ready = yield Wait.R if holds_back and not blocked else Wait.RW
+            ready = yield Wait.R if self._holds_back and not blocked else Wait.RW
             if ready & Ready.R:
                 pgconn.consume_input()
                 while notification := pgconn.notifies():
                     if pgconn.notify_handler:
                         pgconn.notify_handler(notification)
                 self._collect()
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether nothing is to be sent before an answer comes."""
+        return self._complete or (self.singly and bool(self._expected))
 
     def _hand_portion(self) -> None:
         """Hand statements to libpq until it has a portion, or all."""

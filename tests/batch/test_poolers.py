@@ -84,6 +84,18 @@ def sleeping(admin):
 
 
 @modes("transaction")
+def test_a_statement_that_cannot_be_sent_does_not_hold_up_the_next(make_pool, pooler, done):
+    pool = make_pool(pooler.dsn, max_size=1)
+    batch = batch_of((INSERT, (1, "a")), ("select %s", (object(),)), (INSERT, (2, "a")))
+    sending = Attempt(lambda: pool.send_batch(batch, atomic=False))
+    first, second, third = sending.join(10).result
+    assert first.error is None
+    assert isinstance(second.error, psycopg.ProgrammingError)
+    assert third.error is None
+    assert done("a") == [1, 2]
+
+
+@modes("transaction")
 def test_a_server_connection_that_dies_behind_the_pooler(make_pool, pooler, done, admin):
     pool = make_pool(pooler.dsn, max_size=1)
     batch = batch_of((INSERT, (1, "a")), "select pg_sleep(5)", (INSERT, (2, "a")))
