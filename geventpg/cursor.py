@@ -32,11 +32,8 @@ if TYPE_CHECKING:
 
     from .connection import Connection
 
-TEXT = pq.Format.TEXT
 ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
-TUPLES_OK = pq.ExecStatus.TUPLES_OK
-FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
 
 class Cursor(QuickCursor[Row]):

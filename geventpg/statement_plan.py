@@ -17,6 +17,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.rows import RowFactory, tuple_row
 
 from .cursor import Cursor
+from .known import settings_of
 from .statement_kinds import may_share
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
 _MOST_PLANS = 256
-_SETTINGS = (b"client_encoding", b"TimeZone", b"DateStyle", b"IntervalStyle")
 
 
 class Call:
@@ -140,8 +140,8 @@ class Planner:
         """Forget the plans if adapters or settings that loaders look at changed. No I/O."""
         adapters: Any = self._conn.adapters
         adapters = adapters.shared(self._conn)
-        status = self._conn.pgconn.parameter_status
-        settings = tuple([status(name) for name in _SETTINGS])
+        pgconn = self._conn.pgconn
+        settings = pgconn.parameter_status(b"client_encoding"), *settings_of(pgconn)
         if adapters is not self._adapters or settings != self._settings:
             self._adapters, self._settings = adapters, settings
             self.with_params.clear()
