@@ -214,20 +214,22 @@ def test_one_waiter_is_told_at_its_deadline(full_pool):
 
 def test_a_thousand_waiters_are_told_at_their_deadlines(full_pool, rng):
     pool, conn = full_pool
-    lateness = []
+    told = []
 
     def wait(timeout):
         deadline = time.monotonic() + timeout
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=timeout)
-        lateness.append(time.monotonic() - deadline)
+        told.append((deadline, time.monotonic()))
 
-    gevent.joinall(
-        [gevent.spawn(wait, rng.uniform(0.3, 0.9)) for _ in range(1000)], raise_error=True
-    )
-    assert len(lateness) == 1000
-    assert min(lateness) >= -0.001
-    assert sorted(lateness)[990] <= 0.1
+    with HubTicker() as ticker:
+        waiters = [gevent.spawn(wait, rng.uniform(0.3, 0.9)) for _ in range(1000)]
+        gevent.joinall(waiters, raise_error=True)
+    assert len(told) == 1000
+    assert min(at - deadline for deadline, at in told) >= -0.001
+    # Other processes share the cores: the time that they took does not count.
+    lateness = sorted(at - deadline - ticker.machine_between(deadline, at) for deadline, at in told)
+    assert lateness[990] <= 0.1
     pool.putconn(conn)
 
 
