@@ -194,6 +194,10 @@ class Connection(ConnectingOnHub[Row]):
             cur: Cursor[Row] = Cursor(self)
             if binary:
                 cur.format = pq.Format.BINARY
+            elif prepare is None:
+                known = self._known.by_text.get(cast(Any, query))
+                if known is not None and cur.execute_known(known, query, params):
+                    return cur
             return cur.execute(query, params, prepare=prepare)
         except errors._NO_TRACEBACK as error:
             raise error.with_traceback(None)  # noqa: B904  # the same error

@@ -22,6 +22,7 @@ from psycopg.rows import Row, RowFactory, tuple_row
 
 from .adaptation import ConnectionAdapters, SharedAdapters
 from .beginning import begin_with_gen
+from .hub import get_ident
 from .known import FREE, Known, references, settings_of
 from .prepared import forget, heal_or_raise, is_unusable
 from .stats import BOUNDS
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 TEXT = pq.Format.TEXT
 IDLE = int(pq.TransactionStatus.IDLE)
-TUPLES_OK = pq.ExecStatus.TUPLES_OK
+TUPLES_OK = int(pq.ExecStatus.TUPLES_OK)  # which compares faster
 
 # All that psycopg's cursor keeps. One that keeps more is left to initialise itself.
 _KNOWN_FIELDS = set(BaseCursor.__slots__) == {
@@ -99,25 +100,25 @@ class QuickCursor(psycopg.Cursor[Row]):
         binary: bool | None = None,
     ) -> Self:
         """Execute a statement, as psycopg does."""
-        conn = self._conn
-        known = conn._known.by_text.get(query) if query.__class__ is str else None
-        if known is None or prepare is not None or binary is not None:
-            return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
-        try:
-            with conn.lock:
-                if not self._execute_known(known, query, params):
-                    conn.wait(self._execute_gen(query, params))
-        except errors._NO_TRACEBACK as error:
-            raise error.with_traceback(None)  # noqa: B904  # the same error
-        return self
+        known = self._conn._known.by_text.get(query) if query.__class__ is str else None
+        if known is not None and prepare is None and binary is None:
+            try:
+                if self.execute_known(known, query, params):
+                    return self
+            except errors._NO_TRACEBACK as error:
+                raise error.with_traceback(None)  # noqa: B904  # the same error
+        return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
 
-    def _execute_known(self, known: Known, query: Any, params: Any) -> bool:
+    def execute_known(self, known: Known, query: Any, params: Any) -> bool:
         """Execute what the connection knows; ``False``: it was not, and takes the long way."""
         conn, pgconn = self._conn, self._pgconn
         statements, meter = conn._known, conn._meter
         recorder = meter.quiet if meter is not None else None
+        lock: Any = conn.lock
         if (
-            references(known.tx) != FREE
+            lock.held
+            or lock.thread != get_ident()
+            or references(known.tx) != FREE
             or statements.adapters is not self._adapters
             or statements.encoding != pgconn._encoding
             or self.format is not TEXT
@@ -140,49 +141,61 @@ class QuickCursor(psycopg.Cursor[Row]):
         if known.settings is not None and known.settings != settings_of(pgconn):
             statements.forget(query)
             return False
-        tx, prepared = known.tx, conn._prepared
-        dumped = tx.dump_sequence(params, known.formats)
-        key = known.query, tx.types or ()
-        name = prepared._names.get(key)
-        if name not in known.names or prepared.prepare_threshold is None or prepared._to_flush:
-            return False
-
-        prepared._names.move_to_end(key)
-        self._clear()
-        self._last_query, self._tx = None, tx
-        begins = not conn._autocommit and pgconn.transaction_status == IDLE
-        gen: Any
-        if begins:
-            send = partial(pgconn.send_query_prepared, name, dumped, tx.formats)
-            gen = begin_with_gen(conn, send)
-        else:
-            gen = generators.execute(pgconn)
-        started = monotonic() if recorder is not None else 0.0
+        gen: Any = None
+        lock.held = True  # what `with conn.lock` does, without calls
         try:
-            if not begins:
-                pgconn.send_query_prepared(name, dumped, tx.formats)
-            self._take(conn._watch.drive(gen))
-        except psycopg.Error as error:
-            conn._failed(error, gen)
-            if not is_unusable(error):
+            tx, prepared = known.tx, conn._prepared
+            dumped = tx.dump_sequence(params, known.formats)
+            key = known.query, tx.types or ()
+            name = prepared._names.get(key)
+            if name not in known.names or prepared.prepare_threshold is None or prepared._to_flush:
+                return False
+
+            prepared._names.move_to_end(key)
+            if self._last_query is not None or self._rowcount != -1 or self.pgresult is not None:
+                self._clear()
+            self._last_query, self._tx = None, tx
+            begins = not conn._autocommit and pgconn.transaction_status == IDLE
+            started = monotonic() if recorder is not None else 0.0
+            try:
+                if begins:
+                    send = partial(pgconn.send_query_prepared, name, dumped, tx.formats)
+                    gen = begin_with_gen(conn, send)
+                else:
+                    gen = generators.execute(pgconn)
+                    pgconn.send_query_prepared(name, dumped, tx.formats)
+                self._take(conn._watch.drive(gen))
+            except psycopg.Error as error:
+                conn._failed(error, gen)
+                if not is_unusable(error):
+                    raise
+                self._heal(error, known, begins)
+                return False
+            except BaseException:
+                conn._interrupted(gen)
                 raise
-            forget(conn, error, known.query)
-            is_idle = pgconn.transaction_status == IDLE
-            heal_or_raise(conn, error, possible=begins or is_idle)
-            if not is_idle:  # it has begun, and done nothing
-                conn.wait(conn._exec_command(b"ROLLBACK"))
-            return False
-        except BaseException:
-            conn._interrupted(gen)
-            raise
+            finally:
+                if recorder is not None:
+                    # What `record` does, without a call.
+                    took = monotonic() - started
+                    recorder.counts[bisect_left(BOUNDS, took)] += 1
+                    recorder.sum += took
         finally:
-            if recorder is not None:
-                # What `record` does, without a call.
-                took = monotonic() - started
-                recorder.counts[bisect_left(BOUNDS, took)] += 1
-                recorder.sum += took
+            if lock.queue:
+                lock.release()
+            else:
+                lock.held = False
         self._last_query = query
         return True
+
+    def _heal(self, error: psycopg.Error, known: Known, begins: bool) -> None:
+        """Have a statement that was lost or is stale prepared anew; raise if it is too late."""
+        conn = self._conn
+        forget(conn, error, known.query)
+        is_idle = self._pgconn.transaction_status == IDLE
+        heal_or_raise(conn, error, possible=begins or is_idle)
+        if not is_idle:  # it has begun, and done nothing
+            conn.wait(conn._exec_command(b"ROLLBACK"))
 
     def _clear(self) -> None:
         """Forget the last result, if there is one."""

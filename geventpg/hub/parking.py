@@ -86,16 +86,18 @@ class HubLock:
     greenlet that is killed while it waits is skipped.
     """
 
-    __slots__ = ("_held", "_queue", "_thread")
+    __slots__ = ("held", "queue", "thread")
 
     def __init__(self) -> None:
-        self._held = False
-        self._thread = get_ident()
-        self._queue: deque[Parked] = deque()
+        self.held = False
+        """Whether somebody holds it. Who is of its `thread` and finds it free may set it."""
+        self.thread = get_ident()
+        self.queue: deque[Parked] = deque()
+        """Those who wait. Who holds it may unset `held` if there is nobody."""
 
     def locked(self) -> bool:
         """Tell whether somebody holds the lock."""
-        return self._held
+        return self.held
 
     def acquire(self) -> bool:
         """Take the lock, waiting for it without limit. Always return ``True``."""
@@ -107,13 +109,13 @@ class HubLock:
         self.__exit__(None, None, None)
 
     def __enter__(self) -> None:
-        if get_ident() != self._thread:
+        if get_ident() != self.thread:
             raise WrongHub(
                 "the connection belongs to the gevent hub of another thread and can only be used"
                 " there; open one in this thread"
             )
-        if not self._held:
-            self._held = True
+        if not self.held:
+            self.held = True
         else:
             self._wait()
 
@@ -123,22 +125,22 @@ class HubLock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        while self._queue:
+        while self.queue:
             # It stays held: handed over, so that nobody can barge in.
-            if self._queue.popleft().hand(True):
+            if self.queue.popleft().hand(True):
                 return
-        self._held = False
+        self.held = False
 
     def _wait(self) -> None:
         parked = Parked()
-        self._queue.append(parked)
+        self.queue.append(parked)
         try:
             parked.wait()
         except BaseException:
             if parked.value:
                 self.release()
             else:
-                self._queue.remove(parked)
+                self.queue.remove(parked)
             raise
 
 
