@@ -23,7 +23,7 @@ from psycopg._preparing import Prepare
 from . import hub
 from .errors import CommitUnknown
 from .pipe_costs import COSTLY
-from .pipe_sending import HEAD_LIMIT, NO_CHECK, Sending
+from .pipe_sending import HEAD_LIMIT, MOST_OUTSTANDING, NO_CHECK, PORTION, Sending
 from .pipe_wire import answers_of, last_words
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
@@ -36,7 +36,7 @@ logger = logging.getLogger("geventpg")
 
 BAD = pq.ConnStatus.BAD
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
-PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
+PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)  # which compares faster
 _FATAL = {b"FATAL", b"PANIC"}
 _CANCELED = b"57014"
 
@@ -48,8 +48,7 @@ _OUT_OF_STEP = (
 FAIR_SHARE = 0.01
 """Seconds for which a connection is kept while others wait for one."""
 
-_PORTION = 32
-"""Statements that are sent at once, though the answers of others are still being handed out."""
+_ROOM_FOR_PORTION = MOST_OUTSTANDING - PORTION
 
 
 class Pipe(Sending):
@@ -135,7 +134,7 @@ class Pipe(Sending):
             self.awake = False
             if not self.dead:
                 if self.queue:
-                    self._send()
+                    self._send_portion()
                 if not self.sent or pipes.homeless:
                     self.settle()
 
@@ -149,15 +148,15 @@ class Pipe(Sending):
                 parts.append(result)
                 continue
             call = sent[0]
-            if len(parts) == 1 and call.check is NO_CHECK:
-                answered = parts[0]
+            if call.check is NO_CHECK and len(parts) == 1:
+                answered = parts.pop()
             elif _fit(call, parts):
                 answered = self._examine(call, parts)
+                parts.clear()
             else:
                 self._out_of_step = True
                 break
             sent.popleft()
-            parts.clear()
             self._bytes -= call.size
             if call.wake is None:
                 self.abandoned -= 1
@@ -193,7 +192,7 @@ class Pipe(Sending):
 
     def _hand_out(self, done: Iterable[Call]) -> None:
         """Switch to those who wait for these answers, one after the other."""
-        queue, pending = self.queue, iter(done)
+        queue, sent, pending = self.queue, self.sent, iter(done)
         try:
             for call in pending:
                 wake = call.wake
@@ -201,7 +200,7 @@ class Pipe(Sending):
                     call.wake = None
                     # Its greenlet runs now, and may do anything: to this pipe as well.
                     wake()
-                    if len(queue) >= _PORTION and not self.dead:
+                    if len(queue) >= PORTION and len(sent) <= _ROOM_FOR_PORTION and not self.dead:
                         self._send()  # so that the server has something to do meanwhile
         finally:
             if rest := list(pending):  # Ctrl-C, in the hub

@@ -50,6 +50,8 @@ class Pipes:
         self._timer = hub.Timer(self._tick)
         self._timer.keep_alive(False)  # what keeps the loop running is that somebody waits
         self.pipes: list[Pipe] = []
+        self.usual: Pipe | None = None
+        """The one there is, if there is to be one: nearly always the one to take."""
         self.homeless: deque[Call] = deque()
         """Statements without a pipe, in the order in which they came."""
         self.unsuitable = False
@@ -69,10 +71,6 @@ class Pipes:
         Does not switch.
         """
         now = monotonic()
-        if len(self.pipes) == 1 == self._pool.statement_connections:
-            pipe = self.pipes[0]  # as nearly always
-            if now < pipe.stale_at and pipe.taking:
-                return pipe
         best: Pipe | None = None
         taking = 0
         for pipe in self.pipes:
@@ -113,11 +111,17 @@ class Pipes:
         slot.since, slot.taker = monotonic(), None  # many use it
         pipe = Pipe(self, slot, planner)
         self.pipes.append(pipe)
+        self._find_usual()
         return pipe
+
+    def _find_usual(self) -> None:
+        is_alone = len(self.pipes) == 1 == self._pool.statement_connections
+        self.usual = self.pipes[0] if is_alone else None
 
     def left(self, pipe: Pipe) -> None:
         """Take the connection of a pipe that ended back into the pool. Does not switch."""
         self.pipes.remove(pipe)
+        self._find_usual()
         pool = self._pool
         if pipe.conn in pool._out:
             pool.putconn(pipe.conn)
@@ -140,6 +144,7 @@ class Pipes:
         for pipe in self.pipes:
             pipe.forget()
         self.pipes.clear()
+        self.usual = None
         self.homeless.clear()
         self._timed.clear()
         if self._opener is not None:

@@ -1,4 +1,8 @@
-"""The way out: what greenlets put into a pipe in one turn of the hub leaves together."""
+"""The way out: what greenlets put into a pipe in one turn of the hub leaves together.
+
+While the server has enough to do, it waits until there is more of it: a portion costs the client
+and the server one system call each, and what is not sent yet can still go elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,10 @@ MOST_OUTSTANDING = 128
 
 MOST_BYTES = 262_144
 """Bytes of parameters on their way on one connection."""
+
+PORTION = 32
+"""Statements that are worth sending together. So many on their way keep the server busy until
+the next ones come, which can just as well wait here: for company, or to go elsewhere."""
 
 HEAD_LIMIT = 0.005
 """Seconds with one statement after which new ones are better sent elsewhere."""
@@ -84,7 +92,7 @@ class Sending(ABC):
         """Switch to those who wait for these answers."""
 
     def put(self, call: Call) -> None:
-        """Have a statement sent at the end of this turn of the hub. Does not switch."""
+        """Have a statement sent at the end of this turn of the hub, or soon. Does not switch."""
         self.queue.append(call)
         if not self.awake:
             self.awake = True
@@ -94,8 +102,17 @@ class Sending(ABC):
         """The turn of the hub is over: send what was put here."""
         self.awake = False
         if not self.dead:
-            self._send()
+            self._send_portion()
             self.settle()
+
+    def _send_portion(self) -> None:
+        """Send what there is, if it is a portion or the server needs something to do."""
+        outstanding = len(self.sent)
+        sendable = min(len(self.queue), MOST_OUTSTANDING - outstanding)
+        if outstanding < PORTION or sendable >= PORTION:
+            self._send()
+        else:
+            self._pipes.look_at(self.head_since + HEAD_LIMIT)
 
     def _send(self) -> None:
         """Hand statements to libpq, as many as may be on their way, and those to the kernel."""

@@ -79,7 +79,7 @@ def _find_sync() -> Callable[[pq.abc.PGconn], Callable[[], object]]:
             send = ctypes.PyDLL(module.__file__ or "").PQsendPipelineSync
     except (AttributeError, OSError, KeyError):
         return _plain_sync
-    send.argtypes, send.restype = [ctypes.c_void_p], ctypes.c_int
+    send.argtypes, send.restype = [ctypes.c_void_p], None
 
     def sync_of(pgconn: Any) -> Callable[[], object]:
         pointer = ctypes.c_void_p(pgconn.pgconn_ptr)

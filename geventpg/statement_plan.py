@@ -29,39 +29,57 @@ if TYPE_CHECKING:
 
 TEXT = pq.Format.TEXT
 BINARY = pq.Format.BINARY
-TUPLES_OK = pq.ExecStatus.TUPLES_OK
+TUPLES_OK = int(pq.ExecStatus.TUPLES_OK)  # which compares faster
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
 _MOST_PLANS = 256
 
 
 class Call:
-    """One statement of one greenlet: on its way, and its answer on the way back.
+    """One statement of one greenlet: on its way, and its answer on the way back."""
 
-    What is usual is said by the class: there are a hundred thousand of these in a second.
-    """
+    __slots__ = (
+        "abandoned_at",
+        "answer",
+        "check",
+        "deadline",
+        "format",
+        "formats",
+        "idempotent",
+        "params",
+        "plan",
+        "prepare",
+        "query",
+        "sent",
+        "size",
+        "timeout",
+        "types",
+        "wake",
+    )
 
-    wake: Callable[[], object] | None = None
-    """Switches to the greenlet; ``None`` when it is gone."""
-    plan: Plan | None = None
-    query = b""
-    params: Any = None
-    types: tuple[int, ...] = ()
-    formats: Any = None
-    format = TEXT
-    prepare: bool | None = None
-    idempotent = False
-    size = 0
-    """Bytes of its parameters."""
-    sent = False
-    answer: Any = None
-    """A result of libpq, an exception, `MOVED` or one like it."""
-    deadline: float
-    """When the wait for it ends, and how long the user says that it is."""
-    timeout: float
     abandoned_at: float
     check: tuple[Key | None, Prepare, bytes]
     """What `PrepareManager` wants to know of the answer; set when it is sent."""
+    deadline: float
+    """When the wait for it ends, and how long the user says that it is."""
+    timeout: float
+
+    def __init__(self, plan: Plan | None = None, query: bytes = b"") -> None:
+        self.wake: Callable[[], object] | None = None
+        """Switches to the greenlet; ``None`` when it is gone."""
+        self.plan = plan
+        self.query = query
+        self.params: Any = None
+        self.types: tuple[int, ...] = ()
+        self.formats: Any = None
+        self.format = TEXT
+        self.prepare: bool | None = None
+        self.idempotent = False
+        self.size = 0
+        """Bytes of its parameters."""
+        self.sent = False
+        self.answer: Any = None
+        """A result of libpq, an exception, `MOVED` or one like it."""
 
 
 class Moved:

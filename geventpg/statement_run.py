@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .statement_plan import Plan
     from .statements import StatementMethods
 
+PGresult = pq.PGresult
 COMMAND_OK = pq.ExecStatus.COMMAND_OK
 EMPTY_QUERY = pq.ExecStatus.EMPTY_QUERY
 READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
@@ -87,7 +88,9 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             raise pool._timed_out(timeout)
         limit = deadline
         call = plan = None
-        pipe = pipes.pipe()
+        pipe = pipes.usual
+        if pipe is None or not pipe.taking or monotonic() >= pipe.stale_at:
+            pipe = pipes.pipe()
         if pipe is not None:
             try:
                 if query.__class__ is str:
@@ -142,16 +145,16 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             if limit is not None:
                 pipes.untime(call)
         answer = call.answer
-        if answer is MOVED:
-            continue
-        if answer is SET_APART:
-            break
-        if answer is REPEATED:
-            attempts -= 1
-            if attempts:
+        if answer.__class__ is not PGresult:
+            if answer is MOVED:
                 continue
-            answer = CommitUnknown("the connection was lost each time the statement was sent")
-        if isinstance(answer, BaseException):
+            if answer is SET_APART:
+                break
+            if answer is REPEATED:
+                attempts -= 1
+                if attempts:
+                    continue
+                answer = CommitUnknown("the connection was lost each time the statement was sent")
             raise answer
         assert pipe is not None
         assert plan is not None
@@ -161,7 +164,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             if take is everything:
                 rowcount = answer.command_tuples
                 status = answer.command_status
-                return Result(-1 if rowcount is None else rowcount, status and status.decode())
+                words = None if status is None else status.decode()
+                return Result(-1 if rowcount is None else rowcount, words)
             raise no_rows(answer)
         error = error_of(answer, pipe.conn.pgconn)
         if call.check[1] is Prepare.NO or not is_unusable(error):
@@ -173,21 +177,26 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         heal_or_raise(pipe.conn, error, possible=True)
         unprepared = False
     asked = Asked(query, params, row_factory, prepare, binary, idempotent)
+    until = None if deadline is None or timeout is None else (deadline, timeout)
+    return _alone(pool, take, asked, plan, until)
+
+
+def _alone(
+    pool: StatementMethods[Any],
+    take: Take,
+    asked: Asked,
+    plan: Plan | None,
+    until: tuple[float, float] | None,
+) -> Any:
+    """Execute a statement on a connection of its own, *until* then, and what the user calls it."""
     bounded: Callable[[Any], AbstractContextManager[object]] = nullcontext
-    if deadline is not None:
-        assert timeout is not None
-        bounded = partial(_bounded, deadline, timeout)
-
-    def checkout() -> Any:
-        if deadline is None or timeout is None:
-            return pool.getconn()
-        remaining = deadline - monotonic()
-        if remaining <= 0:
-            raise pool._timed_out(timeout)
-        return pool.getconn(remaining)
-
+    checkout: Callable[[], Any] = pool.getconn
+    if until is not None:
+        bounded = partial(_bounded, *until)
+        checkout = partial(_check_out, pool, *until)
+    pipes = pool._pipes
     pipes.spilled += 1
-    note = None if plan is None else partial(costs.alone, plan.text)
+    note = None if plan is None else partial(pipes.costs.alone, plan.text)
     return Alone(pool, checkout, bounded, note).run(asked, take)
 
 
@@ -199,8 +208,7 @@ def _plan(pipe: Pipe, query: Query, params: Params | None) -> Plan | None:
 
 def _call(plan: Plan, params: Any) -> Call:
     """Adapt the parameters as psycopg does. A dumper of the user's may switch."""
-    call = Call()
-    call.plan, call.query = plan, plan.query
+    call = Call(plan, plan.query)
     if params is None:
         return call
     if not ((params.__class__ is tuple or params.__class__ is list) and len(params) == plan.count):
@@ -251,6 +259,13 @@ def _rows(
     finally:
         tx.set_pgresult(None)
         spare.append(tx)
+
+
+def _check_out(pool: StatementMethods[Any], deadline: float, timeout: float) -> Any:
+    remaining = deadline - monotonic()
+    if remaining <= 0:
+        raise pool._timed_out(timeout)
+    return pool.getconn(remaining)
 
 
 @contextmanager

@@ -71,6 +71,31 @@ def test_those_behind_a_slow_statement_are_not_held_up_for_long(make_pool, admin
     slow.join()
 
 
+def test_what_waits_for_company_does_not_wait_for_a_slow_statement(make_pool, admin):
+    pool = make_pool(max_size=3, min_size=3)
+    wait_until(lambda: counts(pool).idle == 3)
+    assert echo(pool)
+    slow = Attempt(pool.fetch_val, "select pg_sleep(60)")
+    behind = echoes(pool, 40)
+    wait_until(lambda: stats(pool).outstanding == 41)
+    late = Attempt(echo, pool)
+    assert late.join().result is True
+    assert not slow.over
+    assert all_true(behind)
+    for pid in sleeping(admin):
+        admin.execute("select pg_cancel_backend(%s)", (pid,))
+    slow.join()
+    wait_until(lambda: at_rest(pool))
+
+
+def test_statements_leave_in_portions_while_the_server_has_enough_to_do(pool):
+    def work():
+        return all(echo(pool) for _ in range(50))
+
+    assert all_true([gevent.spawn(work) for _ in range(100)])
+    assert stats(pool).sent / stats(pool).batches >= 28
+
+
 def test_a_statement_that_holds_up_others_is_executed_once_and_so_are_they(pool, admin, done):
     """It waits for a lock; cancelled and executed again, it finds its way where others do not."""
     pool.execute(INSERT, (1, "a"))
@@ -98,7 +123,7 @@ def test_with_one_connection_in_all_everybody_gets_through(make_pool):
         return pool.fetch_val("select pg_sleep(0.03) is not null")
 
     def fast(_number):
-        return all(echo(pool) for _ in range(20))
+        return all(echo(pool) for _ in range(50))
 
     work = [checkout, fast, slow, fast]
     greenlets = [gevent.spawn(work[number % 4], number) for number in range(40)]
