@@ -66,7 +66,7 @@ def _answers_gen(pgconn: pq.abc.PGconn, commands: int) -> PQGen[list[list[pq.abc
     while len(answers) <= commands:
         yield hub.READ  # type: ignore[misc]  # psycopg's own are an enumeration
         try:
-            answers += answers_of(pgconn)
+            answers += answers_of(pgconn, 2)
         except psycopg.OperationalError:
             # The server's last words, if it had any, say more than that it is gone. What libpq
             # makes up for commands without an answer has no code.

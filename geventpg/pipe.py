@@ -24,7 +24,7 @@ from . import hub
 from .errors import CommitUnknown
 from .pipe_costs import COSTLY
 from .pipe_sending import HEAD_LIMIT, MOST_OUTSTANDING, NO_CHECK, PORTION, Sending
-from .pipe_wire import answers_of, last_words
+from .pipe_wire import PIPELINE_SYNC, answers_of, last_words
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ logger = logging.getLogger("geventpg")
 
 BAD = pq.ConnStatus.BAD
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
-PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)  # which compares faster
 _FATAL = {b"FATAL", b"PANIC"}
 _CANCELED = b"57014"
 
@@ -98,7 +97,7 @@ class Pipe(Sending):
         if self.dead:
             return
         try:
-            answers = answers_of(self._pgconn)
+            answers = answers_of(self._pgconn, len(self.sent))
         except psycopg.Error as error:
             self._lose(error)
             return
@@ -120,7 +119,6 @@ class Pipe(Sending):
             pipes.costs.note(done[0].plan, elapsed - (thread_time() - self._busy))
         if self.sent:
             self._begin_head(now)
-            self._limit_head()
         if now - self._since > FAIR_SHARE and self.taking and pipes.is_wanted_back():
             self.retire()
         if self._cancelled is not None:

@@ -59,9 +59,9 @@ class Pipes:
         self.moved = 0
         self.spilled = 0
         self.abandoned = 0
-        self._sent = 0
-        self._batches = 0
-        self._batch_max = 0
+        self.sent = 0
+        self.batches = 0
+        self.batch_max = 0
 
     # -- which pipe -----------------------------------------------------------------------
 
@@ -328,18 +328,12 @@ class Pipes:
 
     # -- statistics -----------------------------------------------------------------------
 
-    def count_batch(self, number: int) -> None:
-        """Note that so many statements left together."""
-        self._sent += number
-        self._batches += 1
-        self._batch_max = max(self._batch_max, number)
-
     def stats(self) -> StatementStats:
         """Return the numbers as they are now."""
         return StatementStats(
-            sent=self._sent,
-            batches=self._batches,
-            batch_max=self._batch_max,
+            sent=self.sent,
+            batches=self.batches,
+            batch_max=self.batch_max,
             spilled=self.spilled,
             moved=self.moved,
             abandoned=self.abandoned,

@@ -108,25 +108,24 @@ class Sending(ABC):
     def _send_portion(self) -> None:
         """Send what there is, if it is a portion or the server needs something to do."""
         outstanding = len(self.sent)
-        sendable = min(len(self.queue), MOST_OUTSTANDING - outstanding)
-        if outstanding < PORTION or sendable >= PORTION:
+        if outstanding < PORTION or min(len(self.queue), MOST_OUTSTANDING - outstanding) >= PORTION:
             self._send()
         else:
             self._pipes.look_at(self.head_since + HEAD_LIMIT)
 
     def _send(self) -> None:
         """Hand statements to libpq, as many as may be on their way, and those to the kernel."""
-        queue, sent, pgconn, sync = self.queue, self.sent, self._pgconn, self._sync
+        if self._end_writing is not None:
+            return  # the kernel has not taken the last ones yet
+        queue, sent, pgconn, pipes = self.queue, self.sent, self._pgconn, self._pipes
         prepared = self.conn._prepared
         names = prepared._names
         usable = prepared.prepare_threshold is not None
-        if self._end_writing is not None:
-            return  # the kernel has not taken the last ones yet
-        if not sent:
-            self._begin_head(monotonic())
         before = len(sent)
-        if len(queue) == 1:
-            sync = pgconn.pipeline_sync  # which flushes, as is done next
+        if not before:
+            self._begin_head(monotonic())
+        # psycopg's own flushes, as is done next.
+        sync = self._sync if len(queue) > 1 else pgconn.pipeline_sync
         room = MOST_OUTSTANDING - before
         try:
             if prepared._to_flush:
@@ -163,24 +162,23 @@ class Sending(ABC):
             return
         number = len(sent) - before
         if number:
-            self._pipes.count_batch(number)
-            self._limit_head()
+            pipes.sent += number
+            pipes.batches += 1
+            if number > pipes.batch_max:  # noqa: PLR1730  # a call less
+                pipes.batch_max = number
         if queue:
             # Should the head turn out to be slow, they are better off elsewhere.
-            self._pipes.look_at(self.head_since + HEAD_LIMIT)
+            pipes.look_at(self.head_since + HEAD_LIMIT)
         elif len(sent) > 1:
-            self._pipes.look_at(self.head_since + GRACE)
+            pipes.look_at(self.head_since + GRACE)
 
     def _begin_head(self, now: float) -> None:
-        """The server gets to the first of the statements that were sent."""
+        """The server gets to the first of those sent: new ones are well off here for a while."""
         self.head_since = now
+        stale_at, expires_at = now + HEAD_LIMIT, self._slot.expires_at
+        self.stale_at = stale_at if stale_at < expires_at else expires_at
         if now - self._busy_read_at > _SAMPLED_FOR:
             self._busy, self._busy_read_at = thread_time(), now
-
-    def _limit_head(self) -> None:
-        """New statements are well off here until that one takes too long."""
-        stale_at, expires_at = self.head_since + HEAD_LIMIT, self._slot.expires_at
-        self.stale_at = stale_at if stale_at < expires_at else expires_at
 
     def _send_new(self, call: Call) -> None:
         """Hand over a statement that is not prepared here, or not to be."""

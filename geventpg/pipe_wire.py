@@ -9,19 +9,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from psycopg import generators, pq
+from psycopg import errors, generators, pq
 from psycopg.waiting import Ready
+
+PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)
+_COPIES = {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH}
 
 _NOTHING: deque[Any] = deque()
 _READY = Ready.RW
+_FEW = 4
 
 
-def answers_of(pgconn: pq.abc.PGconn) -> list[list[pq.abc.PGresult]]:
+def answers_of(pgconn: pq.abc.PGconn, expected: int) -> list[list[pq.abc.PGresult]]:
     """Read what arrived, send what is left to send, return all complete answers.
 
-    A Sync is an answer of its own. Does not block. Raise ``psycopg.OperationalError`` if the
-    connection is lost; answers that came before are left for `last_words`.
+    *expected* is about how many there will be. A Sync is an answer of its own. Does not block.
+    Raise ``psycopg.OperationalError`` if the connection is lost; answers that came before are
+    left for `last_words`.
     """
+    if expected <= _FEW:
+        return _few_answers(pgconn)
     communicate: Any = generators.pipeline_communicate(pgconn, _NOTHING)
     next(communicate)
     try:
@@ -30,6 +37,31 @@ def answers_of(pgconn: pq.abc.PGconn) -> list[list[pq.abc.PGresult]]:
         answers: list[list[pq.abc.PGresult]] = stop.value
         return answers
     raise AssertionError("psycopg's pipeline went on with nothing to send")
+
+
+def _few_answers(pgconn: Any) -> list[list[pq.abc.PGresult]]:
+    """Do what psycopg's generator does; starting and ending one takes longer than a few calls."""
+    pgconn.consume_input()
+    while (notification := pgconn.notifies()) is not None:
+        if pgconn.notify_handler:
+            pgconn.notify_handler(notification)
+    answers: list[list[pq.abc.PGresult]] = []
+    parts: list[pq.abc.PGresult] = []
+    while not pgconn.is_busy():
+        result = pgconn.get_result()
+        if result is None:
+            if not parts:
+                break
+            answers.append(parts)
+            parts = []
+        elif (status := result.status) == PIPELINE_SYNC:
+            answers.append([result])
+        elif status in _COPIES:  # libpq would give that for ever
+            raise errors.NotSupportedError("COPY cannot be used in pipeline mode")
+        else:
+            parts.append(result)
+    pgconn.flush()
+    return answers
 
 
 def last_words(pgconn: pq.abc.PGconn) -> list[list[pq.abc.PGresult]]:
@@ -45,7 +77,7 @@ def last_words(pgconn: pq.abc.PGconn) -> list[list[pq.abc.PGresult]]:
             if parts:
                 answers.append(parts)
                 parts = []
-        elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+        elif result.status == PIPELINE_SYNC:
             answers.append([result])
         else:
             parts.append(result)

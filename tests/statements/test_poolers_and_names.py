@@ -84,8 +84,8 @@ def test_a_lost_answer_is_found_out_and_nobody_gets_that_of_another(
     assert echo(pool)
     everything = geventpg.pipe.answers_of
 
-    def all_but_one(pgconn):
-        answers = everything(pgconn)
+    def all_but_one(pgconn, expected):
+        answers = everything(pgconn, expected)
         if len(answers) > 10:
             is_sync = [answer[0].status == pq.ExecStatus.PIPELINE_SYNC for answer in answers]
             del answers[is_sync.index(lost == "the end of an answer", 4)]
