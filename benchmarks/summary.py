@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,7 +20,12 @@ class Figure:
     low: float
     high: float
     values: tuple[float, ...]
-    ratio: float | None = None  # median over rounds of this peer's value to stock's in that round
+    rounds: tuple[int, ...]  # in which they were measured
+    ratio: float | None = None  # to stock's: see `quotient`
+
+    @property
+    def by_round(self) -> dict[int, float]:
+        return dict(zip(self.rounds, self.values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,24 @@ def figure(samples: Samples, cell: Cell, peer: str, metric: str) -> Figure | Non
     if not by_round:
         return None
     stock = samples.get((cell, STOCK), {})
-    ratios = [
-        value / stock[number][metric]
-        for number, value in by_round.items()
-        if number in stock and stock[number].get(metric)
-    ]
     values = tuple(by_round.values())
     return Figure(
         median=median(values),
         low=min(values),
         high=max(values),
         values=values,
-        ratio=median(ratios) if ratios else None,
+        rounds=tuple(by_round),
+        ratio=quotient(by_round, {n: sample.get(metric, 0.0) for n, sample in stock.items()}),
     )
+
+
+def quotient(ones: Mapping[int, float], others: Mapping[int, float]) -> float | None:
+    """Return the median over rounds of one's value to the other's in that round.
+
+    Both were measured within seconds then, and met the same mood of the machine.
+    """
+    found = [one / others[number] for number, one in ones.items() if others.get(number)]
+    return median(found) if found else None
 
 
 def summarize(outcome: Outcome, cells: Sequence[Cell], peers: Sequence[str]) -> list[Result]:
