@@ -196,7 +196,7 @@ class Connection(ConnectingOnHub[Row]):
                 cur.format = pq.Format.BINARY
             elif prepare is None:
                 known = self._known.by_text.get(cast(Any, query))
-                if known is not None and cur.execute_known(known, query, params):
+                if known is not None and cur.execute_known(known, query, params, fresh=True):
                     return cur
             return cur.execute(query, params, prepare=prepare)
         except errors._NO_TRACEBACK as error:

@@ -109,8 +109,11 @@ class QuickCursor(psycopg.Cursor[Row]):
                 raise error.with_traceback(None)  # noqa: B904  # the same error
         return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
 
-    def execute_known(self, known: Known, query: Any, params: Any) -> bool:
-        """Execute what the connection knows; ``False``: it was not, and takes the long way."""
+    def execute_known(self, known: Known, query: Any, params: Any, *, fresh: bool = False) -> bool:
+        """Execute what the connection knows; ``False``: it was not, and takes the long way.
+
+        A *fresh* cursor has not executed anything.
+        """
         conn, pgconn = self._conn, self._pgconn
         statements, meter = conn._known, conn._meter
         recorder = meter.quiet if meter is not None else None
@@ -152,7 +155,7 @@ class QuickCursor(psycopg.Cursor[Row]):
                 return False
 
             prepared._names.move_to_end(key)
-            if self._last_query is not None or self._rowcount != -1 or self.pgresult is not None:
+            if not fresh:
                 self._clear()
             self._last_query, self._tx = None, tx
             begins = not conn._autocommit and pgconn.transaction_status == IDLE

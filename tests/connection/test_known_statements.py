@@ -92,6 +92,19 @@ def test_one_cursor_for_many_statements_is_as_good_as_many(dsn):
     assert_same(dsn, program)
 
 
+@pytest.mark.parametrize("returning", [False, True])
+@pytest.mark.parametrize("rows", [[], [(1, "a"), (2, "b")]], ids=["nothing", "two"])
+def test_nothing_is_left_of_what_the_cursor_executed_many_times_before(dsn, returning, rows):
+    def program(conn, seen):
+        for number in range(9):
+            cur = conn.cursor()
+            cur.executemany(ECHO, rows, returning=returning)
+            cur.execute(ECHO, (number, "c"))
+            seen.append((cur.fetchall(), cur.rowcount, cur.statusmessage, cur.nextset()))
+
+    assert_same(dsn, program)
+
+
 def test_values_of_changing_types(dsn, rng):
     values = [0, 1, -1, 40_000, 3_000_000_000, "a", "", None, 1.5, True, b"x", [1, 2], ["a"], []]
     chosen = [rng.choices(values, k=2) for _ in range(150)]
