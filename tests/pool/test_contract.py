@@ -346,17 +346,28 @@ def test_a_bad_configure_is_logged_and_tried_again(make_pool, caplog, backends, 
 
 
 def test_configures_failure_is_in_the_timeout_that_it_causes(make_pool):
+    tried = []
+
     def configure(conn):
+        tried.append(conn)
         raise RuntimeError("the flavour is out")
 
     pool = make_pool(configure=configure)
+    wait_until(lambda: tried)
     with pytest.raises(psycopg_pool.PoolTimeout, match="the flavour is out"):
         pool.getconn(timeout=0.2)
     pool.close()
 
 
 def test_a_configure_that_leaves_a_transaction_is_not_blamed_on_the_server(make_pool):
-    pool = make_pool(configure=lambda conn: conn.execute("SELECT 1"))
+    tried = []
+
+    def configure(conn):
+        conn.execute("SELECT 1")
+        tried.append(conn)
+
+    pool = make_pool(configure=configure)
+    wait_until(lambda: tried)
     with pytest.raises(psycopg_pool.PoolTimeout, match="by configure function") as caught:
         pool.getconn(timeout=0.2)
     assert "the server refuses" not in str(caught.value)
