@@ -123,7 +123,7 @@ def test_with_one_connection_in_all_everybody_gets_through(make_pool):
         return pool.fetch_val("select pg_sleep(0.03) is not null")
 
     def fast(_number):
-        return all(echo(pool) for _ in range(50))
+        return all(echo(pool) for _ in range(20))
 
     work = [checkout, fast, slow, fast]
     greenlets = [gevent.spawn(work[number % 4], number) for number in range(40)]
