@@ -38,7 +38,8 @@ class _Figures:
         return quotient(*(figure.by_round if figure else {} for figure in found))
 
     def times_stock(self, cell: Cell, metric: str) -> float | None:
-        return self.times(metric, (cell, SUBJECT), (cell, STOCK))
+        found = self._figure(cell, metric, SUBJECT)
+        return found.ratio if found else None
 
     def _figure(self, cell: Cell, metric: str, peer: str) -> Figure | None:
         result = self._results.get((cell, peer))

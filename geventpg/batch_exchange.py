@@ -26,6 +26,7 @@ from psycopg.waiting import Ready, Wait
 from .batch import Queued, StatementResult, check_statement
 from .cursor import Cursor
 from .errors import CommitUnknown, NotExecuted
+from .pipe_wire import COPIES, PIPELINE_SYNC, take_in
 from .prepared import is_unusable
 
 OK = pq.ConnStatus.OK
@@ -34,8 +35,6 @@ ACTIVE = pq.TransactionStatus.ACTIVE
 TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 PIPELINE_ABORTED = pq.ExecStatus.PIPELINE_ABORTED
-PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
-_COPIES = {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH}
 _FATAL = {b"FATAL", b"PANIC"}
 
 # A portion: so many bytes of parameters and text, or statements, and others have their turn.
@@ -154,10 +153,7 @@ class Exchange:
                 return
             ready = yield Wait.R if self._holds_back and not blocked else Wait.RW
             if ready & Ready.R:
-                pgconn.consume_input()
-                while notification := pgconn.notifies():
-                    if pgconn.notify_handler:
-                        pgconn.notify_handler(notification)
+                take_in(pgconn)
                 self._collect()
 
     @property
@@ -235,7 +231,7 @@ class Exchange:
                 nothing = 0
                 if result.status == PIPELINE_SYNC:
                     self._expected.popleft()[1]([result])
-                elif result.status in _COPIES:
+                elif result.status in COPIES:
                     # Nothing ends COPY in a pipeline.
                     pgconn.finish()
                     raise psycopg.NotSupportedError("COPY cannot be sent in a batch")

@@ -23,7 +23,7 @@ from psycopg._preparing import Prepare
 from . import hub
 from .errors import CommitUnknown
 from .pipe_costs import COSTLY
-from .pipe_sending import HEAD_LIMIT, MOST_OUTSTANDING, NO_CHECK, PORTION, Sending
+from .pipe_sending import HEAD_LIMIT, NO_CHECK, PORTION, ROOM_FOR_PORTION, Sending
 from .pipe_wire import PIPELINE_SYNC, answers_of, last_words
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
@@ -46,8 +46,6 @@ _OUT_OF_STEP = (
 
 FAIR_SHARE = 0.01
 """Seconds for which a connection is kept while others wait for one."""
-
-_ROOM_FOR_PORTION = MOST_OUTSTANDING - PORTION
 
 
 class Pipe(Sending):
@@ -198,7 +196,7 @@ class Pipe(Sending):
                     call.wake = None
                     # Its greenlet runs now, and may do anything: to this pipe as well.
                     wake()
-                    if len(queue) >= PORTION and len(sent) <= _ROOM_FOR_PORTION and not self.dead:
+                    if len(queue) >= PORTION and len(sent) <= ROOM_FOR_PORTION and not self.dead:
                         self._send()  # so that the server has something to do meanwhile
         finally:
             if rest := list(pending):  # Ctrl-C, in the hub

@@ -36,6 +36,9 @@ PORTION = 32
 """Statements that are worth sending together. So many on their way keep the server busy until
 the next ones come, which can just as well wait here: for company, or to go elsewhere."""
 
+ROOM_FOR_PORTION = MOST_OUTSTANDING - PORTION
+"""Statements on their way that leave room for a portion more."""
+
 HEAD_LIMIT = 0.005
 """Seconds with one statement after which new ones are better sent elsewhere."""
 
@@ -108,7 +111,8 @@ class Sending(ABC):
     def _send_portion(self) -> None:
         """Send what there is, if it is a portion or the server needs something to do."""
         outstanding = len(self.sent)
-        if outstanding < PORTION or min(len(self.queue), MOST_OUTSTANDING - outstanding) >= PORTION:
+        has_portion = len(self.queue) >= PORTION and outstanding <= ROOM_FOR_PORTION
+        if outstanding < PORTION or has_portion:
             self._send()
         else:
             self._pipes.look_at(self.head_since + HEAD_LIMIT)
