@@ -28,6 +28,7 @@ from .cursor import Cursor
 from .errors import CommitUnknown, NotExecuted
 from .pipe_wire import COPIES, PIPELINE_SYNC, take_in
 from .prepared import is_unusable
+from .session_end import ends_session
 
 OK = pq.ConnStatus.OK
 BAD = pq.ConnStatus.BAD
@@ -35,7 +36,6 @@ ACTIVE = pq.TransactionStatus.ACTIVE
 TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 PIPELINE_ABORTED = pq.ExecStatus.PIPELINE_ABORTED
-_FATAL = {b"FATAL", b"PANIC"}
 
 # A portion: so many bytes of parameters and text, or statements, and others have their turn.
 _BYTES = 65_536
@@ -261,10 +261,8 @@ class Exchange:
 
     def _is_the_end(self, error: pq.abc.PGresult) -> bool:
         """Tell whether an error is that of the connection, and no statement's."""
-        severity = error.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-        severity = severity or error.error_field(pq.DiagnosticField.SEVERITY)
         made_by_libpq = error.error_field(pq.DiagnosticField.SQLSTATE) is None
-        return severity in _FATAL or (made_by_libpq and self._pgconn.status == BAD)
+        return ends_session(error) or (made_by_libpq and self._pgconn.status == BAD)
 
     def _take_last_words(self) -> None:
         """Take what the server said before it was gone. Raise if that says why."""

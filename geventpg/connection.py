@@ -33,6 +33,7 @@ from .losses import note_loss
 from .pooler import OF_ALL, Warnings, find_pooler_gen, is_due
 from .prepared import PreparedBegin
 from .server_cursor import ServerCursor
+from .session_end import is_alive
 
 if TYPE_CHECKING:
     from .meter import Meter
@@ -276,23 +277,15 @@ class Connection(ConnectingOnHub[Row]):
         """Read what arrived on an idle connection; tell whether it is still alive.
 
         A notification or a changed parameter is kept and the connection with it. A terminated
-        backend is found here: the first read takes its last message, the second sees the end.
-        Does not block or switch.
+        backend is found here, see `session_end.is_alive`. Does not block or switch.
         """
         pgconn = self.pgconn
-        try:
-            if pgconn.status != BAD:
-                for _ in range(2):
-                    pgconn.consume_input()
-                    pgconn.is_busy()  # makes libpq parse it
-                # To where `notifies` looks; a user's handlers are not to be called in the hub.
-                while not self._notify_handlers and (notification := pgconn.notifies()):
-                    cast(Any, pgconn.notify_handler)(notification)
-        except errors.Error:
-            pass
-        if pgconn.status == BAD:
+        if not is_alive(pgconn):
             self._watch.stop()
             return False
+        # To where `notifies` looks; a user's handlers are not to be called in the hub.
+        while not self._notify_handlers and (notification := pgconn.notifies()):
+            cast(Any, pgconn.notify_handler)(notification)
         if self._watch.paused:
             self._watch.resume()
         return True

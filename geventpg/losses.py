@@ -14,6 +14,7 @@ import psycopg
 from psycopg import pq
 
 from .errors import CommitUnknown
+from .session_end import ends_session
 
 if TYPE_CHECKING:
     from .bound import BindableConnection
@@ -41,7 +42,8 @@ def note_outcome(error: BaseException, *, rolled_back: bool) -> None:
 
 def is_lost(conn: psycopg.Connection[Any], error: psycopg.Error) -> bool:
     """Tell whether *conn* was lost with *error*, if only by the server's last words as yet."""
-    return conn.pgconn.status == BAD or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+    words = error.pgresult
+    return conn.pgconn.status == BAD or (words is not None and ends_session(words))
 
 
 def note_loss(conn: BindableConnection[Any], error: psycopg.Error) -> None:

@@ -25,6 +25,7 @@ from .errors import CommitUnknown
 from .pipe_costs import COSTLY
 from .pipe_sending import HEAD_LIMIT, NO_CHECK, PORTION, ROOM_FOR_PORTION, Sending
 from .pipe_wire import PIPELINE_SYNC, answers_of, last_words
+from .session_end import ends_session
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ logger = logging.getLogger("geventpg")
 
 BAD = pq.ConnStatus.BAD
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
-_FATAL = {b"FATAL", b"PANIC"}
 _CANCELED = b"57014"
 
 _OUT_OF_STEP = (
@@ -309,8 +309,7 @@ def _is_the_end(result: pq.abc.PGresult) -> bool:
     """Tell whether an error is that of the connection, and no statement's."""
     if result.status != FATAL_ERROR:
         return False
-    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-    return severity in _FATAL or result.error_field(pq.DiagnosticField.SQLSTATE) is None
+    return ends_session(result) or result.error_field(pq.DiagnosticField.SQLSTATE) is None
 
 
 def _unknown(error: psycopg.Error) -> CommitUnknown:

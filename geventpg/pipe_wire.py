@@ -12,6 +12,8 @@ from typing import Any
 from psycopg import errors, generators, pq
 from psycopg.waiting import Ready
 
+from .session_end import ends_session
+
 PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)
 COPIES = {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH}
 
@@ -86,7 +88,7 @@ def last_words(pgconn: pq.abc.PGconn) -> list[list[pq.abc.PGresult]]:
             answers.append([result])
         else:
             parts.append(result)
-            if result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
+            if ends_session(result):
                 break
     return [*answers, parts] if parts else answers
 

@@ -13,10 +13,10 @@ from time import monotonic
 from typing import Any
 
 import psycopg
-from psycopg import pq
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
+from . import session_end
 from .bound import BindableConnection
 from .connection import abandon_socket
 from .options import GEVENTPG_ONLY
@@ -44,6 +44,7 @@ def check_out(pool: ConnectionPool[Any], timeout: float | None) -> psycopg.Conne
     deadline = monotonic() + (pool.timeout if timeout is None else timeout)
     conn: psycopg.Connection[Any] = pool.getconn(timeout)
     while not is_alive(conn):
+        conn.pgconn.finish()
         pool.putconn(conn)  # which discards it and opens another
         conn = pool.getconn(max(deadline - monotonic(), 0.0))
     return conn
@@ -91,10 +92,4 @@ def is_alive(conn: psycopg.Connection[Any]) -> bool:
 
     Does not block, and costs no round trip.
     """
-    # The first read takes the server's last message, the second sees the end.
-    try:
-        for _ in range(2):
-            conn.pgconn.consume_input()
-    except psycopg.OperationalError:
-        pass
-    return conn.pgconn.status != pq.ConnStatus.BAD
+    return session_end.is_alive(conn.pgconn)

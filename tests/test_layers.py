@@ -39,8 +39,8 @@ LAYERS: list[tuple[str, list[str]]] = [
             "faults",
             "healing",
             *("known", "pipe_wire"),
-            *("losses", "pooler", "prepared", "resolve", "server_cursor", "session_state"),
-            *("startup_options", "statement", "text"),
+            *("losses", "pooler", "prepared", "resolve", "server_cursor"),
+            *("session_end", "session_state", "startup_options", "statement", "text"),
         ],
     ),
     (

@@ -60,6 +60,28 @@ def test_terminated_idle_connections_leave_the_pool_without_being_asked_for(
     assert settled(pool, 3)
 
 
+def test_a_session_that_said_its_last_words_is_given_to_nobody_though_it_is_not_over_yet(
+    make_pool, admin
+):
+    pool = make_pool(min_size=1, max_size=1, keepalive_interval=0)
+    with pool.connection() as conn:
+        dying = backend_pid(conn)
+        conn.execute("CREATE TEMP TABLE removed_at_the_end ()")
+        row = conn.execute("SELECT 'removed_at_the_end'::regclass::oid").fetchone()
+    table = "SELECT oid::regclass FROM pg_class WHERE oid = %s"
+    with admin.transaction():
+        # It takes its temporary tables with it, and waits for who holds one.
+        name = admin.execute(table, row).fetchone()[0]
+        admin.execute(f"LOCK TABLE {name} IN ACCESS SHARE MODE")
+        admin.execute("SELECT pg_terminate_backend(%s)", [dying])
+        waits = "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: admin.execute(waits, [dying]).fetchone() == ("Lock",))
+        for _ in range(3):
+            assert select_one(pool)
+        assert pool.get_stats()["connections_lost"] == 1
+    assert pool.get_stats()["returns_bad"] == 0
+
+
 def test_a_reset_link_is_noticed_like_a_goodbye(make_pool, proxy, dsn):
     pool = make_pool(proxy.dsn(dsn), min_size=3, max_size=3)
     pool.wait()

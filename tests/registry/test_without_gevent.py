@@ -138,6 +138,25 @@ assert end_all_sessions() == 2
 with geventpg.get_conn() as conn, conn.transaction():
     conn.execute("select 1")
 """,
+    "nor are those that said their last words and are not over yet": """
+geventpg.close_all()
+geventpg.configure(sys.argv[1], min_size=1, max_size=1, timeout=5)
+with geventpg.get_conn() as conn:
+    dying = conn.info.backend_pid
+    conn.execute("create temp table removed_at_the_end ()")
+    row = conn.execute("select 'removed_at_the_end'::regclass::oid").fetchone()
+geventpg.release_conn()
+wait_until(all_back)
+with psycopg.connect(sys.argv[1], autocommit=True) as admin, admin.transaction():
+    # It takes its temporary tables with it, and waits for who holds one.
+    name = admin.execute("select oid::regclass from pg_class where oid = %s", row).fetchone()[0]
+    admin.execute(f"lock table {name} in access share mode")
+    admin.execute("select pg_terminate_backend(%s)", [dying])
+    waits = "select wait_event_type from pg_stat_activity where pid = %s"
+    wait_until(lambda: admin.execute(waits, [dying]).fetchone() == ("Lock",))
+    with geventpg.get_conn() as conn:
+        assert conn.execute("select pg_backend_pid()").fetchone() != (dying,)
+""",
     "a server that stays away is a time-out when nobody is left": """
 geventpg.close_all()
 geventpg.configure(sys.argv[1], min_size=1, max_size=1, timeout=0.2)
