@@ -117,20 +117,21 @@ class Pipe(Sending):
             pipes.costs.note(done[0].plan, elapsed - (thread_time() - self._busy))
         if self.sent:
             self._begin_head(now)
-        if now - self._since > FAIR_SHARE and self.taking and pipes.is_wanted_back():
-            self.retire()
         if self._cancelled is not None:
             self.progress.ring()
             self._spare_bystanders(done)
         # From here on greenlets run, which may put statements here.
         self.awake = True
+        self.at_once = not self.sent and len(done) == 1
         try:
             self._hand_out(done)
         finally:
-            self.awake = False
+            self.awake = self.at_once = False
             if not self.dead:
                 if self.queue:
                     self._send_portion()
+                if now - self._since > FAIR_SHARE and self.taking and pipes.is_wanted_back():
+                    self.retire()
                 if not self.sent or pipes.homeless:
                     self.settle()
 

@@ -71,6 +71,8 @@ class Sending(ABC):
         """How many of those sent nobody waits for."""
         self.awake = False
         """Whether it will come to look into the queue by itself."""
+        self.at_once = False
+        """Whether its turn is as good as over: who runs now is the only one to put a statement."""
         self.dead = False
         self._busy = self._busy_read_at = 0.0
         """How much processor time this thread had used shortly before: that is not the server's."""
@@ -95,11 +97,18 @@ class Sending(ABC):
         """Switch to those who wait for these answers."""
 
     def put(self, call: Call) -> None:
-        """Have a statement sent at the end of this turn of the hub, or soon. Does not switch."""
+        """Have a statement sent at the end of this turn of the hub, or soon. Does not switch.
+
+        One that nobody can join leaves here: what is left to do for the last answer is then done
+        while the server is at work.
+        """
         self.queue.append(call)
         if not self.awake:
             self.awake = True
             self._run_callback(self._turn)
+        elif self.at_once:
+            self.at_once = False
+            self._send()
 
     def _turn(self) -> None:
         """The turn of the hub is over: send what was put here."""
@@ -126,8 +135,6 @@ class Sending(ABC):
         names = prepared._names
         usable = prepared.prepare_threshold is not None
         before = len(sent)
-        if not before:
-            self._begin_head(monotonic())
         # psycopg's own flushes, as is done next.
         sync = self._sync if len(queue) > 1 else pgconn.pipeline_sync
         room = MOST_OUTSTANDING - before
@@ -162,8 +169,10 @@ class Sending(ABC):
             if pgconn.flush() and not self.dead:
                 self._end_writing = self.conn._watch.when_writable(self._writable)
         except psycopg.Error as error:
-            self._lose(error)
-            return
+            self._run_callback(self._lose, error)  # which switches, and this may be a greenlet
+        # From here on the server is at work.
+        if not before:
+            self._begin_head(monotonic())
         number = len(sent) - before
         if number:
             pipes.sent += number

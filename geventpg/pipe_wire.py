@@ -67,7 +67,6 @@ def _few_answers(pgconn: Any) -> list[list[pq.abc.PGresult]]:
             raise errors.NotSupportedError("COPY cannot be used in pipeline mode")
         else:
             parts.append(result)
-    pgconn.flush()
     return answers
 
 

@@ -11,7 +11,16 @@ import pytest
 import geventpg
 from tests.chaos.form import pick
 from tests.connection.helpers import Attempt, active
-from tests.statements.helpers import INSERT, all_true, at_rest, echo, echoes, sleeping, stats
+from tests.statements.helpers import (
+    INSERT,
+    all_true,
+    at_rest,
+    echo,
+    echoes,
+    sleeping,
+    stats,
+    warm_up,
+)
 from tests.support import wait_until
 from tests.support.pools import settled
 
@@ -44,6 +53,22 @@ def test_idle_connections_that_end_are_nobodys_problem(pool, admin, backends):
         ended += len(pids)
         wait_until(lambda: pool.get_stats()["connections_lost"] == ended)  # noqa: B023
         assert echo(pool)
+
+
+def test_a_connection_closed_between_two_statements_of_a_greenlet_costs_neither(make_pool):
+    pool = make_pool(min_size=1, max_size=1)
+    warm_up(pool)
+    with pool.connection() as conn:
+        pass
+
+    def work():
+        assert echo(pool)
+        conn.close()
+        return echo(pool)
+
+    assert all_true([gevent.spawn(work)])
+    assert conn.closed
+    wait_until(lambda: at_rest(pool))
 
 
 def test_a_statement_that_ends_its_own_session_is_not_repeated_for_ever(pool):
