@@ -71,6 +71,17 @@ MEASURES: dict[str, Measure] = {
             ),
         ),
         Measure(
+            name="alone",
+            title="A single statement, against a checkout with the same query",
+            counted="greenlets",
+            counts=(1,),
+            short_counts=(1,),
+            metrics=(
+                Metric("times_checkout", "rate, times a checkout", digits=3, ratio=False),
+                Metric("cpu_times_checkout", "CPU", digits=3, spread=False, ratio=False),
+            ),
+        ),
+        Measure(
             name="neighbours",
             title="Fast statements while one greenlet in 50 runs pg_sleep(0.2)",
             counted="greenlets",

@@ -18,5 +18,8 @@ class Driver(PoolDriver):
     def query(self, key: int) -> Row:
         return self._fetch_one(SELECT, (key,))
 
+    def query_on_checkout(self, key: int) -> Row:
+        return super().query(key)
+
     def sleep(self, sql: str, seconds: float) -> None:
         self._fetch_one(sql, (seconds,))

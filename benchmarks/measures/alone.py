@@ -1,0 +1,33 @@
+"""One greenlet: single statements against checkouts with the same query, in turns, in one process.
+
+It waits for the network, the server and two wake-ups nearly all the time, in both ways. What the
+ways differ by is less than what two processes differ by, or the same process within a second.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from benchmarks.job import Job, Sample
+from benchmarks.measures.rates import RAMP_UP
+from benchmarks.measures.turns import turn
+from benchmarks.measures.warmup import warm
+from benchmarks.peers.geventpg_statements import Driver
+
+TURN = 1.0
+"""Seconds. In the first 20 ms of a turn the kernel still looks for cores for client and server."""
+
+
+def measure(driver: Driver, job: Job) -> Sample:
+    driver.open(job.conninfo, job.connections, job.cell.autocommit)
+    warm(driver, job.connections)
+    ways = driver.query, driver.query_on_checkout
+    for way in ways:
+        turn(way, job.cell.count, RAMP_UP)
+    rates, cpu = [], []
+    for number in range(max(round(10 * job.seconds), 4)):
+        turns = {way: turn(way, job.cell.count, TURN) for way in ways[:: -1 if number % 2 else 1]}
+        statement, checkout = (turns[way] for way in ways)
+        rates.append(statement.rate / checkout.rate)
+        cpu.append(statement.cpu / checkout.cpu)
+    return {"times_checkout": median(rates), "cpu_times_checkout": median(cpu)}

@@ -1,0 +1,42 @@
+"""Two ways in one process, in turns: what differs by less than any two processes do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import gevent
+
+from benchmarks.measures.parking import release
+from benchmarks.usage import cpu_seconds
+from benchmarks.workload import random_key, require
+
+
+class Turn(NamedTuple):
+    """What users got done in a while."""
+
+    rate: float
+    """Queries per second."""
+    cpu: float
+    """CPU seconds per query."""
+
+
+def turn(query: Callable[[int], Any], number: int, seconds: float) -> Turn:
+    """Let *number* users query for some time."""
+    done = 0
+    running = True
+
+    def user() -> None:
+        nonlocal done
+        while running:
+            key = random_key()
+            require(query(key), key)
+            done += 1
+
+    began, cpu = perf_counter(), cpu_seconds()
+    users = [gevent.spawn(user) for _ in range(number)]
+    gevent.sleep(seconds)
+    running = False
+    release(users)
+    return Turn(done / (perf_counter() - began), (cpu_seconds() - cpu) / done)
