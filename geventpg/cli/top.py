@@ -71,8 +71,9 @@ def top(
 ) -> None:
     """Show the pools of all workers of APP: a row for each process, and who holds connections.
 
-    Ctrl-C ends it. Where the output is no terminal it is plain lines, for a log or grep. "wait" and
-    "held" are means of the uses since the last look.
+    Ctrl-C ends it when the workers asked have answered, a second one at once. Where the output is
+    no terminal it is plain lines, for a log or grep. "wait" and "held" are means of the uses since
+    the last look.
 
     Exit status: 0, or 1 if no worker answered the last time, or the app or the broker failed.
     """
@@ -95,11 +96,16 @@ def top(
 
 @contextmanager
 def ended_by_interrupt(watch: Watch) -> Iterator[None]:
-    """Have Ctrl-C end *watch* also where its exception is swallowed, in a library's ``__del__``."""
+    """Have Ctrl-C end *watch*, and not in the middle of what a library says to the broker.
+
+    The library would go on to clean up with a connection that it was torn out of, and might wait
+    for an answer for ever; or it swallows the exception, in a ``__del__``.
+    """
 
     def end(*_: object) -> None:
-        watch.ended = True
-        raise KeyboardInterrupt
+        insisting, watch.ended = watch.ended, True
+        if insisting or not watch.asking:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, end)
     try:
@@ -121,7 +127,7 @@ class Watch:
         self._left = count
         self._due = 0.0
         self.last: Board | None = None
-        self.ended = False
+        self.asking = self.ended = False
 
     def __iter__(self) -> Watch:
         return self
@@ -133,7 +139,11 @@ class Watch:
         now = time.monotonic()
         time.sleep(max(self._due - now, 0.0))
         self._due = max(self._due, now) + self._interval
-        answers = self._workers.ask(self._timeout)
+        self.asking = True
+        try:
+            answers = self._workers.ask(self._timeout)
+        finally:
+            self.asking = False
         if self.ended:
             raise StopIteration
         self.last = read(answers, time.monotonic(), self.last, self._sort)
