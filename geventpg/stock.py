@@ -16,10 +16,10 @@ import psycopg
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
-from . import session_end
 from .bound import BindableConnection
 from .connection import abandon_socket
 from .options import GEVENTPG_ONLY
+from .session_end import is_alive
 
 # Pools inherited through a fork: they have lost their threads, and collecting one waits for them.
 _graveyard: list[ConnectionPool[Any]] = []
@@ -43,7 +43,7 @@ def check_out(pool: ConnectionPool[Any], timeout: float | None) -> psycopg.Conne
     """Do ``pool.getconn(timeout)``, passing over connections that the server has closed."""
     deadline = monotonic() + (pool.timeout if timeout is None else timeout)
     conn: psycopg.Connection[Any] = pool.getconn(timeout)
-    while not is_alive(conn):
+    while not is_alive(conn.pgconn):
         conn.pgconn.finish()
         pool.putconn(conn)  # which discards it and opens another
         conn = pool.getconn(max(deadline - monotonic(), 0.0))
@@ -85,11 +85,3 @@ def cancelling_after(seconds: float, conn: psycopg.Connection[Any]) -> Iterator[
     finally:
         timer.cancel()
         timer.join()
-
-
-def is_alive(conn: psycopg.Connection[Any]) -> bool:
-    """Look at the socket of an idle connection: tell whether the server has not ended it.
-
-    Does not block, and costs no round trip.
-    """
-    return session_end.is_alive(conn.pgconn)

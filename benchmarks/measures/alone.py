@@ -6,11 +6,11 @@ ways differ by is less than what two processes differ by, or the same process wi
 
 from __future__ import annotations
 
-from statistics import median
+from functools import partial
 
 from benchmarks.job import Job, Sample
 from benchmarks.measures.rates import RAMP_UP
-from benchmarks.measures.turns import turn
+from benchmarks.measures.turns import compare, turn
 from benchmarks.measures.warmup import warm
 from benchmarks.peers.geventpg_statements import Driver
 
@@ -24,10 +24,6 @@ def measure(driver: Driver, job: Job) -> Sample:
     ways = driver.query, driver.query_on_checkout
     for way in ways:
         turn(way, job.cell.count, RAMP_UP)
-    rates, cpu = [], []
-    for number in range(max(round(10 * job.seconds), 4)):
-        turns = {way: turn(way, job.cell.count, TURN) for way in ways[:: -1 if number % 2 else 1]}
-        statement, checkout = (turns[way] for way in ways)
-        rates.append(statement.rate / checkout.rate)
-        cpu.append(statement.cpu / checkout.cpu)
-    return {"times_checkout": median(rates), "cpu_times_checkout": median(cpu)}
+    statement, checkout = (partial(turn, way, job.cell.count, TURN) for way in ways)
+    rate, cpu = compare(statement, checkout, max(round(10 * job.seconds), 4))
+    return {"times_checkout": rate, "cpu_times_checkout": cpu}

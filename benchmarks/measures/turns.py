@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -40,3 +41,16 @@ def turn(query: Callable[[int], Any], number: int, seconds: float) -> Turn:
     running = False
     release(users)
     return Turn(done / (perf_counter() - began), (cpu_seconds() - cpu) / done)
+
+
+def compare(one: Callable[[], Turn], other: Callable[[], Turn], number: int) -> tuple[float, float]:
+    """Return one's rate and CPU divided by the other's: medians of *number* pairs of turns."""
+    rates, cpu = [], []
+    for turn_number in range(number):
+        if turn_number % 2:
+            mine, its = one(), other()
+        else:
+            its, mine = other(), one()
+        rates.append(mine.rate / its.rate)
+        cpu.append(mine.cpu / its.cpu)
+    return median(rates), median(cpu)

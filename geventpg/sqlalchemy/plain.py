@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from geventpg import stock
 from geventpg.connection import abandon_socket
+from geventpg.session_end import is_alive
 
 
 class PlainPool(QueuePool):
@@ -23,7 +23,7 @@ class PlainPool(QueuePool):
     def _do_get(self) -> ConnectionPoolEntry:
         record = super()._do_get()
         conn: Any = record.dbapi_connection
-        if isinstance(conn, psycopg.Connection) and not stock.is_alive(conn):
+        if isinstance(conn, psycopg.Connection) and not is_alive(conn.pgconn):
             record.invalidate()  # SQLAlchemy connects again
         return record
 

@@ -51,7 +51,7 @@ def test_idle_connections_that_end_are_nobodys_problem(pool, admin, backends):
         pids = [backend.pid for backend in backends()]
         admin.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", (pids,))
         ended += len(pids)
-        wait_until(lambda: pool.get_stats()["connections_lost"] == ended)  # noqa: B023
+        wait_until(lambda number=ended: pool.get_stats()["connections_lost"] == number)
         assert echo(pool)
 
 
