@@ -82,6 +82,17 @@ MEASURES: dict[str, Measure] = {
             ),
         ),
         Measure(
+            name="crowd",
+            title="Single statements, against those of 100 greenlets",
+            counted="greenlets",
+            counts=(1_000,),
+            short_counts=(1_000,),
+            metrics=(
+                Metric("times_few", "rate, times that of 100", digits=3, ratio=False),
+                Metric("cpu_times_few", "CPU", digits=3, spread=False, ratio=False),
+            ),
+        ),
+        Measure(
             name="neighbours",
             title="Fast statements while one greenlet in 50 runs pg_sleep(0.2)",
             counted="greenlets",

@@ -66,7 +66,7 @@ PEERS: dict[str, Peer] = {
             module="benchmarks.peers.geventpg_statements",
             imports=("geventpg", "gevent"),
             distributions=("geventpg", "psycopg", "gevent"),
-            measures=("throughput", "alone", "neighbours"),
+            measures=("throughput", "alone", "crowd", "neighbours"),
         ),
         Peer(
             name=STOCK,

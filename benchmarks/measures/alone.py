@@ -15,7 +15,7 @@ from benchmarks.measures.warmup import warm
 from benchmarks.peers.geventpg_statements import Driver
 
 TURN = 1.0
-"""Seconds. In the first 20 ms of a turn the kernel still looks for cores for client and server."""
+"""Seconds."""
 
 
 def measure(driver: Driver, job: Job) -> Sample:

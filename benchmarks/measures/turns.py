@@ -23,8 +23,12 @@ class Turn(NamedTuple):
     """CPU seconds per query."""
 
 
+SETTLED = 0.03
+"""Seconds after which all users are at work."""
+
+
 def turn(query: Callable[[int], Any], number: int, seconds: float) -> Turn:
-    """Let *number* users query for some time."""
+    """Let *number* users query for some time, with neither their coming nor their going."""
     done = 0
     running = True
 
@@ -35,12 +39,18 @@ def turn(query: Callable[[int], Any], number: int, seconds: float) -> Turn:
             require(query(key), key)
             done += 1
 
-    began, cpu = perf_counter(), cpu_seconds()
+    def read() -> tuple[int, float, float]:
+        return done, perf_counter(), cpu_seconds()
+
     users = [gevent.spawn(user) for _ in range(number)]
+    gevent.sleep(SETTLED)
+    before = read()
     gevent.sleep(seconds)
+    after = read()
     running = False
     release(users)
-    return Turn(done / (perf_counter() - began), (cpu_seconds() - cpu) / done)
+    queries, clock, cpu = (now - then for now, then in zip(after, before, strict=True))
+    return Turn(queries / clock, cpu / queries)
 
 
 def compare(one: Callable[[], Turn], other: Callable[[], Turn], number: int) -> tuple[float, float]:
