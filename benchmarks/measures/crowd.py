@@ -8,7 +8,6 @@ stay the same: in a turn of the few the others wait.
 from __future__ import annotations
 
 from functools import partial
-from time import perf_counter
 
 import gevent
 from gevent.event import Event
@@ -16,10 +15,9 @@ from gevent.event import Event
 from benchmarks.job import Job, Sample
 from benchmarks.measures.parking import release
 from benchmarks.measures.rates import RAMP_UP
-from benchmarks.measures.turns import Turn, compare
+from benchmarks.measures.turns import Turn, compare, watch
 from benchmarks.measures.warmup import warm
 from benchmarks.peers.geventpg_statements import Driver
-from benchmarks.usage import cpu_seconds
 from benchmarks.workload import random_key, require
 
 FEW = 100
@@ -35,7 +33,7 @@ class Crowd:
 
     def __init__(self, driver: Driver, number: int) -> None:
         self._query = driver.query
-        self._all_at_work = False
+        self._all_at_work = False  # as the gate is: asking it takes long beside a statement
         self._gate = Event()
         self._done = 0
         self._running = True
@@ -56,10 +54,7 @@ class Crowd:
         else:
             self._gate.clear()
         gevent.sleep(SETTLED)
-        done, clock, cpu = self._done, perf_counter(), cpu_seconds()
-        gevent.sleep(TURN)
-        done = self._done - done
-        return Turn(done / (perf_counter() - clock), (cpu_seconds() - cpu) / done)
+        return watch(lambda: self._done, TURN)
 
     def go(self) -> None:
         self._running = False

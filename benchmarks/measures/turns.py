@@ -39,18 +39,20 @@ def turn(query: Callable[[int], Any], number: int, seconds: float) -> Turn:
             require(query(key), key)
             done += 1
 
-    def read() -> tuple[int, float, float]:
-        return done, perf_counter(), cpu_seconds()
-
     users = [gevent.spawn(user) for _ in range(number)]
     gevent.sleep(SETTLED)
-    before = read()
-    gevent.sleep(seconds)
-    after = read()
+    result = watch(lambda: done, seconds)
     running = False
     release(users)
-    queries, clock, cpu = (now - then for now, then in zip(after, before, strict=True))
-    return Turn(queries / clock, cpu / queries)
+    return result
+
+
+def watch(done: Callable[[], int], seconds: float) -> Turn:
+    """Sleep, and return what users got done meanwhile, by the number of their queries."""
+    before, clock, cpu = done(), perf_counter(), cpu_seconds()
+    gevent.sleep(seconds)
+    queries = done() - before
+    return Turn(queries / (perf_counter() - clock), (cpu_seconds() - cpu) / queries)
 
 
 def compare(one: Callable[[], Turn], other: Callable[[], Turn], number: int) -> tuple[float, float]:
