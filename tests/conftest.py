@@ -21,7 +21,7 @@ from tests.support.celery_worker import CeleryWorker
 from tests.support.hang_guard import DEFAULT_LIMIT, hang_guard
 from tests.support.invariants import PoolTracker, check_server
 from tests.support.redis import RedisServer
-from tests.support.server import ExternalServer, Server
+from tests.support.server import ExternalServer, Server, end_backends
 
 # Kept in the environment: the processes of pytest-xdist have the same.
 SEED = os.environ.setdefault("GEVENTPG_TEST_SEED", str(secrets.randbelow(10**9)))
@@ -97,7 +97,8 @@ def _hang_limit(item: pytest.Item) -> float:
 def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
     """Check the pools that the test opened, and its backends, when everything else is torn down.
 
-    A test that has failed is not checked: its first failure says more.
+    A test that has failed is not checked: its first failure says more. What it left at work on
+    the server is ended, which would be in the way of the tests after it.
     """
     uses_server = "dsn" in request.fixturenames
     server: Server | None = request.getfixturevalue("pg") if uses_server else None
@@ -107,7 +108,11 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     problems = tracker.check()
     report = request.node.stash.get(_call_report, None)
-    if report is None or not report.passed or request.node.get_closest_marker("no_invariants"):
+    if report is None or not report.passed:
+        if server is not None:
+            end_backends(server, name)
+        return
+    if request.node.get_closest_marker("no_invariants"):
         return
     if server is not None:
         problems += check_server(lambda: server.backends(name))

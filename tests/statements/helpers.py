@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 
+from tests.connection.helpers import Attempt
 from tests.support import wait_until
 from tests.support.pools import counts
 
@@ -55,3 +56,12 @@ def sleeping(admin: Any) -> list[int]:
     """Return the backends that execute ``pg_sleep`` now."""
     query = "select pid from pg_stat_activity where wait_event = 'PgSleep'"
     return [pid for (pid,) in admin.execute(query)]
+
+
+def cancel(admin: Any, slow: Attempt) -> None:
+    """Cancel what sleeps until *slow* is over.
+
+    Once is not enough: just now it may be on its way to a connection of its own.
+    """
+    query = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'"
+    wait_until(lambda: admin.execute(query) and slow.over, message="the slow statement is over")

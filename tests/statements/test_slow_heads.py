@@ -6,7 +6,16 @@ import gevent
 import pytest
 
 from tests.connection.helpers import Attempt
-from tests.statements.helpers import INSERT, all_true, at_rest, echo, echoes, sleeping, stats
+from tests.statements.helpers import (
+    INSERT,
+    all_true,
+    at_rest,
+    cancel,
+    echo,
+    echoes,
+    sleeping,
+    stats,
+)
 from tests.support import wait_until
 from tests.support.pools import counts
 
@@ -19,9 +28,8 @@ def test_fast_statements_go_elsewhere_while_a_slow_one_is_at_the_head(pool, admi
         assert all_true(echoes(pool, 20))
     assert not slow.over
     assert stats(pool).connections <= 2
-    for pid in sleeping(admin):
-        admin.execute("select pg_cancel_backend(%s)", (pid,))
-    assert slow.join().error.sqlstate == "57014"  # it was asked for: it is no neighbour's
+    cancel(admin, slow)
+    assert slow.error.sqlstate == "57014"  # it was asked for: it is no neighbour's
     wait_until(lambda: at_rest(pool))
 
 
@@ -34,9 +42,7 @@ def test_a_statement_known_to_be_slow_takes_a_connection_of_its_own(pool, admin)
     assert all_true(fast)
     assert stats(pool).spilled == 1
     assert stats(pool).moved == 0
-    for pid in sleeping(admin):
-        admin.execute("select pg_cancel_backend(%s)", (pid,))
-    slow.join()
+    cancel(admin, slow)
 
 
 def test_a_statement_that_was_slow_once_is_forgiven(pool):
@@ -66,9 +72,7 @@ def test_those_behind_a_slow_statement_are_not_held_up_for_long(make_pool, admin
     wait_until(lambda: sleeping(admin))
     wait_until(lambda: stats(pool).spilled == 1)
     wait_until(lambda: stats(pool).connections == 0)
-    for pid in sleeping(admin):
-        admin.execute("select pg_cancel_backend(%s)", (pid,))
-    slow.join()
+    cancel(admin, slow)
 
 
 def test_what_waits_for_company_does_not_wait_for_a_slow_statement(make_pool, admin):
@@ -82,9 +86,7 @@ def test_what_waits_for_company_does_not_wait_for_a_slow_statement(make_pool, ad
     assert late.join().result is True
     assert not slow.over
     assert all_true(behind)
-    for pid in sleeping(admin):
-        admin.execute("select pg_cancel_backend(%s)", (pid,))
-    slow.join()
+    cancel(admin, slow)
     wait_until(lambda: at_rest(pool))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 import psycopg
@@ -52,3 +53,10 @@ class ExternalServer:
     def backends(self, application_name: str | None = None) -> list[Backend]:
         with self.connect() as conn:
             return fetch_backends(conn, application_name)
+
+
+def end_backends(server: Server, application_name: str) -> None:
+    """End the backends of this name, whatever they do; a server that is down has none."""
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+    with contextlib.suppress(psycopg.OperationalError), server.connect() as conn:
+        conn.execute(query, (application_name,))
