@@ -17,17 +17,9 @@ from .core import (
     pause,
     run_in_thread,
 )
+from .opening import abandon_half_open, drive_connecting, point_at_null
 from .parking import Alarm, HubLock, Parked, Timer
-from .watch import (
-    READ,
-    WRITE,
-    Watch,
-    abandon_half_open,
-    drive_connecting,
-    point_at_null,
-    poll,
-    switcher,
-)
+from .watch import READ, WRITE, Watch, poll, switcher
 
 Greenlet = gevent.Greenlet
 GreenletLocal = gevent.local.local

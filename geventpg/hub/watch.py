@@ -1,13 +1,11 @@
 """Waiting for sockets: psycopg's generators driven by libev watchers.
 
-psycopg's generators yield what they wait for (1 read, 2 write, 3 both; for connecting a pair
-with the file descriptor) and are sent what became ready, in the same bits. libev uses the
-same two bits.
+psycopg's generators yield what they wait for (1 read, 2 write, 3 both) and are sent what became
+ready, in the same bits. libev uses the same two bits.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from collections.abc import Callable, Generator
@@ -294,65 +292,3 @@ def poll(fd: int, wanted: int) -> int:
         if events & ~select.POLLIN:
             ready |= wanted & WRITE
     return ready
-
-
-_half_open: set[int] = set()
-
-
-def abandon_half_open() -> None:
-    """In a forked child, take away the sockets on which the parent is connecting.
-
-    The child has copies of the greenlets that do it: they must not speak to the server.
-    """
-    for fd in _half_open:
-        point_at_null(fd)
-
-
-def point_at_null(fd: int) -> None:
-    """Replace a descriptor by one of the null device: libpq can say there what it likes."""
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.dup2(null, fd, inheritable=False)
-    finally:
-        os.close(null)
-
-
-def drive_connecting(gen: Generator[tuple[int, int], int, RV], deadline: float) -> RV:
-    """Run a generator that opens a connection (or a cancel request) to its end.
-
-    Such generators yield ``(file descriptor, wanted)``. Block this greenlet only. Raise
-    `DeadlineReached` at *deadline*. On any exception the generator is closed, which closes
-    the socket it was working on.
-    """
-    hub = gevent.hub.get_hub()
-    current = getcurrent()
-    check_can_wait(hub, "a connection attempt")
-    try:
-        fd, wanted = next(gen)
-        timer = hub.loop.timer(max(deadline - monotonic(), 0.0))
-        try:
-            switch = switcher(current)
-            timer.start(switch, 0, update=True)
-            while True:
-                watcher = hub.loop.io(fd, wanted)
-                watcher.start(switch, wanted)
-                _half_open.add(fd)
-                try:
-                    ready = hub.switch()
-                finally:
-                    # Before libpq goes on: it may close this descriptor and open another.
-                    _half_open.discard(fd)
-                    watcher.stop()
-                    watcher.close()
-                if ready:
-                    fd, wanted = gen.send(ready)
-                elif not timer.active:
-                    raise DeadlineReached
-        finally:
-            timer.stop()
-            timer.close()
-    except StopIteration as stop:
-        value: RV = stop.value
-        return value
-    finally:
-        gen.close()
