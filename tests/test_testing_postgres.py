@@ -190,6 +190,12 @@ OWNER = """
     {ending}
 """
 
+# A job in the background, as this one may be, ignores Ctrl-C.
+INTERRUPTED = (
+    "signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " os.killpg(0, signal.SIGINT); time.sleep(10)"
+)
+
 
 @pytest.mark.parametrize("patched", [False, True], ids=["plain", "patched"])
 @pytest.mark.parametrize(
@@ -198,7 +204,7 @@ OWNER = """
         pytest.param("pass", id="returns"),
         pytest.param("raise SystemExit(1)", id="exits"),
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", id="is-killed"),
-        pytest.param("os.killpg(0, signal.SIGINT); time.sleep(10)", id="is-interrupted"),
+        pytest.param(INTERRUPTED, id="is-interrupted"),
         pytest.param(
             "pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); server.backends()", id="forks"
         ),
@@ -223,6 +229,7 @@ def test_the_server_ends_with_a_process_that(patched, ending):
         "pass": 0,
         "raise SystemExit(1)": 1,
         "os.kill(os.getpid(), signal.SIGKILL)": -signal.SIGKILL,
+        INTERRUPTED: -signal.SIGINT,
     }
     if ending in expected:
         assert result.returncode == expected[ending], result.stderr
