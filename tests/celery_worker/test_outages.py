@@ -64,7 +64,8 @@ def test_a_restart_under_load_costs_one_error_a_task_in_flight_at_most(own_worke
 
     def load():
         while not stop:
-            result = worker.send("sleep", f"{tag}-{len(sent)}", 0.02)
+            # So long that connections set the rate, and not the machine.
+            result = worker.send("sleep", f"{tag}-{len(sent)}", 0.2)
             sent.append(result)
             result.get(timeout=30, propagate=False)
             ends.append((time.monotonic(), result.state))
@@ -73,7 +74,7 @@ def test_a_restart_under_load_costs_one_error_a_task_in_flight_at_most(own_worke
         return sum(since <= at < until and state == "SUCCESS" for at, state in ends)
 
     greenlets = [gevent.spawn(load) for _ in range(in_flight)]
-    wait_until(lambda: len(ends) > 50, timeout=10)
+    wait_until(lambda: len(ends) > in_flight, timeout=10)
     start = time.monotonic()
     gevent.sleep(1.5)
     before = rate(start, start + 1.5) / 1.5
@@ -85,7 +86,7 @@ def test_a_restart_under_load_costs_one_error_a_task_in_flight_at_most(own_worke
     failed = [state for _, state in ends if state != "SUCCESS"]
     assert len(failed) <= in_flight
     after = rate(up + 2, up + 4) / 2
-    assert after > 0.7 * before, f"{before:.0f} tasks per second before, {after:.0f} after"
+    assert after > 0.8 * before, f"{before:.0f} tasks per second before, {after:.0f} after"
     assert len(ends) == len(sent)
     with own_server.connect() as conn:
         assert conn.execute("select count(*) from work_notes").fetchone() == (
