@@ -14,7 +14,7 @@ from geventpg.testing import EmbeddedPostgres
 _LINE = re.compile(r"^(\S+ \S+) \S+ \[(\d+)\] (\w+):  (.*)$", re.MULTILINE)
 
 
-@dataclass
+@dataclass(eq=False)
 class Handshake:
     """One TCP connection that the server saw; times in seconds, *until* None if it failed."""
 
@@ -24,13 +24,17 @@ class Handshake:
 
 
 @contextlib.contextmanager
-def logging_connections(server: EmbeddedPostgres) -> Iterator[ConnectionLog]:
-    """Let *server* log every connection for a while, restarts included."""
+def logging_connections(server: EmbeddedPostgres, application_name: str) -> Iterator[ConnectionLog]:
+    """Let *server* log every connection for a while, restarts included.
+
+    Those of other applications than this one are left out: workers that other tests have left
+    running come back after a restart too.
+    """
     with server.connect() as conn:
         conn.execute("ALTER SYSTEM SET log_connections = on")
         conn.execute("SELECT pg_reload_conf()")
     try:
-        yield ConnectionLog(server)
+        yield ConnectionLog(server, application_name)
     finally:
         with server.connect() as conn:
             conn.execute("ALTER SYSTEM RESET log_connections")
@@ -38,10 +42,14 @@ def logging_connections(server: EmbeddedPostgres) -> Iterator[ConnectionLog]:
 
 
 class ConnectionLog:
-    """The TCP connections that the server saw since `restart`; unix sockets do not count."""
+    """An application's TCP connections that the server saw since `restart`, not unix sockets.
 
-    def __init__(self, server: EmbeddedPostgres) -> None:
+    Those that it refused are here too, whosever they are: their names are not in the log.
+    """
+
+    def __init__(self, server: EmbeddedPostgres, application_name: str) -> None:
         self._server = server
+        self._authorized = re.compile(rf"connection authorized: .*={re.escape(application_name)}\b")
         self.restart()
 
     def restart(self) -> None:
@@ -56,8 +64,10 @@ class ConnectionLog:
             if text.startswith("connection received: host=127.0.0.1"):
                 under_way[pid] = Handshake(at)
                 found.append(under_way[pid])
-            elif pid in under_way and text.startswith("connection authorized"):
+            elif pid in under_way and self._authorized.match(text):
                 under_way[pid].until = at
+            elif pid in under_way and text.startswith("connection authorized"):
+                found.remove(under_way.pop(pid))  # somebody else's
             elif pid in under_way and level == "FATAL":
                 under_way.pop(pid).refused = text
         return found

@@ -19,9 +19,9 @@ ROOM = 5
 
 
 @pytest.fixture
-def log(embedded_pg):
-    """Return the log of the connections that the server saw."""
-    with logging_connections(embedded_pg) as connections:
+def log(embedded_pg, application_name):
+    """Return the log of the test's connections that the server saw."""
+    with logging_connections(embedded_pg, application_name) as connections:
         yield connections
         embedded_pg.start()
 
