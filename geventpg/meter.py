@@ -38,7 +38,7 @@ class Meter:
         self._recorder = recorder
         self._listeners = listeners
         self.quiet = None if "statement" in listeners.kinds else recorder
-        """The recorder, if nobody is to be told: the short way."""
+        """The recorder, if nobody is to be told: the short way. One of the two is there."""
 
     def drive(self, conn: Connection[Any], gen: PQGen[RV]) -> RV:
         """Wait for *gen*, one of `generators`, as a connection does, and measure it.
@@ -72,9 +72,21 @@ class Meter:
             failure = error
             raise
         finally:
-            took = monotonic() - started
-            if self._recorder is not None:
-                self._recorder.record(took)
+            self.note(conn, query, has_parameters, started, failure)
+
+    def note(
+        self,
+        conn: Connection[Any],
+        query: Any,
+        has_parameters: bool,
+        started: float,
+        failure: BaseException | None = None,
+    ) -> None:
+        """Measure *query*, which was given to *conn* at *started* and has its answer, or failed."""
+        took = monotonic() - started
+        if self._recorder is not None:
+            self._recorder.record(took)
+        if self.quiet is None:
             self._listeners.tell(
                 "statement",
                 conn,

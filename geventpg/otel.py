@@ -115,10 +115,9 @@ class Instrumentation:
         summary = summary_of(text)
         if summary:
             attributes["db.query.summary"] = summary
-        if event.has_parameters:
-            attributes["db.query.text"] = text
-        elif conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off":
-            attributes["db.query.text"] = sanitized(text)
+        shown = text if event.has_parameters else _without_literals(text, conn)
+        if shown is not None:
+            attributes["db.query.text"] = shown
         span = self._tracer.start_span(
             summary or "postgresql",
             kind=SpanKind.CLIENT,
@@ -195,6 +194,15 @@ def _note_error(span: trace.Span, error: BaseException) -> None:
         span.set_attribute("db.response.status_code", sqlstate)
     span.set_attribute("error.type", sqlstate or type(error).__qualname__)
     span.set_status(Status(StatusCode.ERROR))
+
+
+def _without_literals(text: str, conn: psycopg.Connection[Any]) -> str | None:
+    """Return *text* to be shown, ``None`` if it is not certain where its strings end."""
+    try:
+        standard = conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off"
+    except psycopg.OperationalError:
+        return None  # closed, and does not tell any more
+    return sanitized(text) if standard else None
 
 
 def _where(conn: psycopg.Connection[Any]) -> dict[str, str | int]:

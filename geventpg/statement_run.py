@@ -46,13 +46,13 @@ from .statement_plan import (
 from .statement_result import Result
 
 if TYPE_CHECKING:
+    from .meter import Meter
     from .pipe import Pipe
     from .statement_plan import Plan
     from .statements import StatementMethods
 
 PGresult = pq.PGresult
-COMMAND_OK = pq.ExecStatus.COMMAND_OK
-EMPTY_QUERY = pq.ExecStatus.EMPTY_QUERY
+SUCCESSES = (TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 
 LARGE = 65_536
@@ -75,6 +75,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     if current.parent is not pool._hub:
         pool._check_hub()
     pipes = pool._pipes
+    meter = pool._meter
+    measure: Callable[[Any], None] | None = None
     costs = pipes.costs
     costly = costs.penalties
     deadline = None if timeout is None else monotonic() + timeout
@@ -127,6 +129,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
                 patience = monotonic() + pool.timeout
             if limit is None:
                 limit = patience
+        if meter is not None:
+            measure = partial(_measure, meter, monotonic(), pipe, call)
         call.wake = current.switch if current.__class__ is hub.Greenlet else hub.switcher(current)
         if limit is not None:
             pipes.time(call, limit, timeout if timeout is not None else pool.timeout)
@@ -138,8 +142,10 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             while call.answer is None:
                 # Parked: woken with the answer, or with word that there is somewhere to go.
                 pool._hub.switch()
-        except BaseException:
+        except BaseException as thrown:
             pipes.abandon(call)
+            if measure is not None:
+                measure(thrown)
             raise
         finally:
             if limit is not None:
@@ -155,12 +161,16 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
                 if attempts:
                     continue
                 answer = CommitUnknown("the connection was lost each time the statement was sent")
+            if measure is not None:
+                measure(answer)
             raise answer
         assert pipe is not None
         assert plan is not None
+        if measure is not None:
+            measure(answer)
         if answer.status == TUPLES_OK:
             return _rows(pipe, plan, answer, row_factory, take)
-        if answer.status in (COMMAND_OK, EMPTY_QUERY):
+        if answer.status in SUCCESSES:
             if take is everything:
                 rowcount = answer.command_tuples
                 status = answer.command_status
@@ -179,6 +189,20 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     asked = Asked(query, params, row_factory, prepare, binary, idempotent)
     until = None if deadline is None or timeout is None else (deadline, timeout)
     return _alone(pool, take, asked, plan, until)
+
+
+def _measure(meter: Meter, started: float, pipe: Pipe | None, call: Call, outcome: Any) -> None:
+    """Have a statement measured that was executed, or may have been."""
+    if pipe is None or call.plan is None or not call.sent:
+        return
+    failure: BaseException | None = None
+    if outcome.__class__ is not PGresult:
+        failure = outcome
+    elif outcome.status not in SUCCESSES:
+        failure = error_of(outcome, pipe.conn.pgconn)
+        if call.check[1] is not Prepare.NO and is_unusable(failure):
+            return  # it is executed again
+    meter.note(pipe.conn, call.plan.text, call.params is not None, started, failure)
 
 
 def _alone(

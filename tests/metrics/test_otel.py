@@ -135,6 +135,40 @@ def test_a_statement_is_a_child_of_the_span_it_is_executed_in(telemetry, make_po
     assert sorted(parents) == ["a", "b"]
 
 
+def test_single_statements_are_spans_like_others(telemetry, make_pool):
+    tracer = telemetry.tracer_provider.get_tracer("test")
+    pool = make_pool()
+
+    def work(name):
+        with tracer.start_as_current_span(name):
+            pool.fetch_val("select oid from pg_class where relname = %s", (SECRET,))
+            pool.execute(f"select '{SECRET}' where pg_sleep(0.01) is not null")
+
+    gevent.joinall([gevent.spawn(work, name) for name in "abc"], raise_error=True)
+    spans = {span.context.span_id: span for span in telemetry.spans}
+    asked = [span for span in telemetry.spans if span.name == "SELECT pg_class"]
+    assert sorted(spans[span.parent.span_id].name for span in asked) == ["a", "b", "c"]
+    assert asked[0].attributes["db.query.text"] == "select oid from pg_class where relname = %s"
+    assert asked[0].attributes["server.port"]
+    assert len(spans) == 9
+    assert SECRET not in "".join(span.to_json() for span in telemetry.spans)
+
+
+@pytest.mark.parametrize("single", [True, False], ids=["single", "of a checkout"])
+def test_a_statement_whose_connection_is_lost_is_a_span_too(telemetry, make_pool, single):
+    pool = make_pool()
+    query = f"select pg_terminate_backend(pg_backend_pid()), '{SECRET}'"
+    with pytest.raises(psycopg.OperationalError):
+        if single:
+            pool.execute(query)
+        else:
+            with pool.connection() as conn:
+                conn.execute(query)
+    (span,) = telemetry.spans
+    assert span.attributes["error.type"]
+    assert SECRET not in span.to_json()
+
+
 def test_an_error_is_told_by_its_sqlstate_and_not_by_its_message(telemetry, make_pool):
     pool = make_pool()
     with pytest.raises(psycopg.DataError), pool.connection() as conn:
