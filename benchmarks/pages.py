@@ -109,7 +109,7 @@ def goals(record: Record) -> Iterator[str]:
     yield _row("---", "---:", "---:", "---")
     for goal in record["goals"]:
         limit = f"{'≥' if goal['at_least'] else '≤'} {goal['limit']:g}"
-        yield _row(goal["text"], limit, f"{goal['value']:,.2f}", "met" if goal["met"] else "missed")
+        yield _row(goal["text"], limit, f"{goal['value']:,.4g}", "met" if goal["met"] else "missed")
 
 
 SECTIONS: Mapping[str, Callable[[Record], Iterator[str]]] = {

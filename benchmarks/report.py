@@ -98,7 +98,7 @@ def print_goals(console: Console, promised: Sequence[Goal]) -> None:
         table.add_row(
             goal.text,
             f"{'≥' if goal.at_least else '≤'} {goal.limit:g}",
-            f"{goal.value:,.2f}",
+            f"{goal.value:,.4g}",
             "[green]met[/]" if goal.met else "[red]missed[/]",
         )
     console.print(table, "")
