@@ -113,8 +113,12 @@ class Pipe(Sending):
         now = monotonic()
         elapsed = now - self.head_since
         if elapsed > COSTLY or pipes.costs.suspects:
-            # A hub that was busy elsewhere did not look for the answer.
-            pipes.costs.note(done[0].plan, elapsed - (thread_time() - self._busy))
+            # A hub that was busy elsewhere did not look for the answer; but while there was more to
+            # do the server was at work all the time.
+            seconds = elapsed - (thread_time() - self._busy)
+            if self.sent:
+                seconds = max(seconds, elapsed / len(done))
+            pipes.costs.note(done[0].plan, seconds)
         if self.sent:
             self._begin_head(now)
         if self._cancelled is not None:

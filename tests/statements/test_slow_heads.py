@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import gevent
 import pytest
 
@@ -15,6 +17,7 @@ from tests.statements.helpers import (
     echoes,
     sleeping,
     stats,
+    warm_up,
 )
 from tests.support import wait_until
 from tests.support.pools import counts
@@ -213,3 +216,27 @@ def test_statements_sent_together_are_executed_in_the_order_of_the_calls(pool, d
         (number,) for number in range(50)
     ]
     assert stats(pool).batch_max >= 32
+
+
+def test_costly_statements_do_not_take_turns_though_the_hub_is_busy(make_pool):
+    """The hub is late to look for each answer: that is not to be taken for the server's haste."""
+    pool = make_pool(min_size=10, max_size=10)
+    warm_up(pool)
+    before = stats(pool)
+
+    def compute():
+        while True:
+            until = time.monotonic() + 0.006
+            while time.monotonic() < until:
+                pass
+            gevent.sleep(0.001)
+
+    def work():
+        for _ in range(20):
+            pool.fetch_val("select pg_sleep(%s)::text", (0.005,))
+
+    busy = gevent.spawn(compute)
+    gevent.joinall([gevent.spawn(work) for _ in range(50)], raise_error=True)
+    busy.kill()
+    now = stats(pool)
+    assert now.spilled - before.spilled > 2 * (now.sent - before.sent)
