@@ -115,7 +115,7 @@ class Instrumentation:
         summary = summary_of(text)
         if summary:
             attributes["db.query.summary"] = summary
-        shown = text if event.has_parameters else _without_literals(text, conn)
+        shown = text if event.has_parameters else _text_to_show(text, conn)
         if shown is not None:
             attributes["db.query.text"] = shown
         span = self._tracer.start_span(
@@ -196,7 +196,7 @@ def _note_error(span: trace.Span, error: BaseException) -> None:
     span.set_status(Status(StatusCode.ERROR))
 
 
-def _without_literals(text: str, conn: psycopg.Connection[Any]) -> str | None:
+def _text_to_show(text: str, conn: psycopg.Connection[Any]) -> str | None:
     """Return *text* to be shown, ``None`` if it is not certain where its strings end."""
     try:
         standard = conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off"

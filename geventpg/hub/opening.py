@@ -23,6 +23,7 @@ RV = TypeVar("RV")
 _half_open: set[int] = set()
 
 
+# The native thread's, as each has a hub: gevent's own would be the greenlet's.
 class _Turn(gevent.monkey.get_original("_thread", "_local")):  # type: ignore[misc]
     """How long (s) attempts to connect have kept this thread's hub busy in its present turn."""
 

@@ -11,6 +11,7 @@ import pytest
 import geventpg
 from tests.batch.helpers import INSERT, batch_of, check_pool, inserts, rows
 from tests.connection.helpers import Attempt, active
+from tests.statements.helpers import sleeping
 from tests.support import wait_until
 from tests.support.pools import terminate
 
@@ -76,11 +77,6 @@ def test_a_pooler_killed_in_the_middle_of_a_batch(make_pool, pooler, done, admin
                 *(type(None), geventpg.CommitUnknown, geventpg.NotExecuted)
             }
         check_pool(pool)
-
-
-def sleeping(admin):
-    query = "select pid from pg_stat_activity where wait_event = 'PgSleep'"
-    return [pid for (pid,) in admin.execute(query)]
 
 
 @modes("transaction")

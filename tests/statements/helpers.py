@@ -63,5 +63,8 @@ def cancel(admin: Any, slow: Attempt) -> None:
 
     Once is not enough: just now it may be on its way to a connection of its own.
     """
-    query = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'"
-    wait_until(lambda: admin.execute(query) and slow.over, message="the slow statement is over")
+    query = "select pg_cancel_backend(pid) from unnest(%s::int[]) pid"
+    wait_until(
+        lambda: admin.execute(query, [sleeping(admin)]) and slow.over,
+        message="the slow statement is over",
+    )
