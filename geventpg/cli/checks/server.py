@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from geventpg.cli.findings import Finding, note, ok, problem, warning
 from geventpg.cli.output import duration
 from geventpg.connection import Connection
+from geventpg.sanitizing import sanitized
 from geventpg.text import shortened
 
 NEARLY_FULL = 0.9
+
+_LENGTH = 80
+"""Characters of a session's last statement that are shown."""
 
 _FACTS = """
 SELECT current_setting('server_version'),
@@ -213,7 +216,7 @@ def look_at_idle_transactions(conn: Connection[Any], idle_after: float) -> list[
             "application": app,
             "address": addr,
             "seconds": seconds,
-            "statement": without_literals(query),
+            "statement": shortened(sanitized(query or "?"), _LENGTH),
         }
         for pid, user, app, addr, seconds, query in rows
     ]
@@ -232,9 +235,3 @@ def look_at_idle_transactions(conn: Connection[Any], idle_after: float) -> list[
         )
     )
     return found
-
-
-def without_literals(query: str, length: int = 80) -> str:
-    """Return a statement short and without the texts in it, which may be anybody's data."""
-    text = re.sub(r"'(?:[^']|'')*(?:'|$)", "'…'", " ".join((query or "?").split()))
-    return shortened(re.sub(r"(\$\w*\$).*?(?:\1|$)", "$…$", text), length)
