@@ -138,6 +138,18 @@ class Delivery:
     def _execute(self) -> None:
         conn = self._conn
         conn._look_for_pooler()
+        with conn._measuring_batch(self._statements):
+            exchange = self._exchange_healing()
+        if conn._prepared._to_flush:
+            _maintain(conn)
+        self.results = exchange.results
+        if self._mark is not None:
+            number = exchange.value
+            self._mark = self._mark._replace(number=int(number) if number else None)
+
+    def _exchange_healing(self) -> Exchange:
+        """Return an exchange without failure; raise what is the matter otherwise."""
+        conn = self._conn
         exchange = self._exchange(None)
         if exchange.stale is not None and self._begin and conn.pgconn.status == OK:
             # Nothing was done but what can be done again: once more, with nothing prepared.
@@ -159,12 +171,7 @@ class Delivery:
                 raise
         if error is not None:
             raise error
-        if conn._prepared._to_flush:
-            _maintain(conn)
-        self.results = exchange.results
-        if self._mark is not None:
-            number = exchange.value
-            self._mark = self._mark._replace(number=int(number) if number else None)
+        return exchange
 
     def _exchange(self, prepare: bool | None) -> Exchange:
         conn = self._conn
@@ -214,7 +221,9 @@ def _send_independently(
         exchange.lose(error)
         return exchange.results
     with conn.lock:
-        _run(conn, exchange)
+        with conn._measuring_batch(statements) as results:
+            _run(conn, exchange)
+            results.extend(exchange.results)
         if conn._prepared._to_flush:
             with suppress(psycopg.Error):  # the results are there, and the connection is dropped
                 _maintain(conn)

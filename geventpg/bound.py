@@ -7,8 +7,8 @@ outermost block only; inner blocks join it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ import psycopg
 from psycopg.abc import ConnParam, PQGen
 from psycopg.rows import Row
 
-from .batch import Batch, StatementResult
+from .batch import Batch, Queued, StatementResult
 from .batch_sending import send_here
 from .healing import heal_blocking
 from .losses import Transaction, commit_unknown, is_in_doubt, note_loss
@@ -99,6 +99,16 @@ class BindableConnection(psycopg.Connection[Row]):
 
     def _look_for_pooler(self) -> None:
         """Find out whether to prepare statements; psycopg's own connections do as told."""
+
+    def _measuring_batch(
+        self,
+        statements: Sequence[Queued],  # noqa: ARG002  # for those that measure
+    ) -> AbstractContextManager[list[StatementResult]]:
+        """Return a block that sends *statements*, to be measured if somebody wants to know.
+
+        It puts their results into the list, if they are each for themselves.
+        """
+        return nullcontext([])
 
     @classmethod
     def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:

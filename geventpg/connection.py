@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
 
@@ -36,6 +36,7 @@ from .server_cursor import ServerCursor
 from .session_end import is_alive
 
 if TYPE_CHECKING:
+    from .batch import Queued, StatementResult
     from .meter import Meter
 
 logger = logging.getLogger("geventpg")
@@ -354,6 +355,12 @@ class Connection(ConnectingOnHub[Row]):
             and self.pgconn.transaction_status in (IDLE, INTRANS)
         ):
             self.wait(find_pooler_gen(self))
+
+    def _measuring_batch(
+        self, statements: Sequence[Queued]
+    ) -> AbstractContextManager[list[StatementResult]]:
+        meter = self._meter
+        return nullcontext([]) if meter is None else meter.measuring_batch(self, statements)
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         yield from super()._deallocate(name)

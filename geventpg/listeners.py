@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("geventpg")
 
 KINDS = (
     *("connected", "checked_out", "returned", "evicted", "retired", "waited", "leaked"),
-    *("healed", "lost", "cancelled", "statement"),
+    *("healed", "lost", "cancelled", "statement", "batch"),
 )
 """What a listener can be told of."""
 
@@ -39,17 +39,23 @@ class Event:
     seconds: float | None = None
     """What it took: to connect (``connected``), from asking to having (``checked_out``), in line
     (``waited``), from checkout to return (``returned``), or until now (``leaked``), and for the
-    answer (``statement``)."""
+    answers (``statement``, ``batch``)."""
     error: BaseException | None = None
-    """What a wait or a statement ended with, if it failed."""
+    """What a wait, a statement or a batch ended with, if it failed. Of a batch whose statements
+    are each for themselves it is the error of the first that has one."""
     has_parameters: bool = False
-    """Whether the statement was given parameters."""
-    _query: Any = field(default=None, repr=False)
+    """Whether the statement, or each statement of the batch, was given parameters."""
+    _queries: Sequence[Any] = field(default=(), repr=False)
 
     @property
     def statement(self) -> str | None:
         """The text of a ``statement`` as it was written, without parameters."""
-        return None if self._query is None else text_of(self._query)
+        return text_of(self._queries[0]) if self.kind == "statement" else None
+
+    @property
+    def statements(self) -> list[str]:
+        """The text of each statement of a ``statement`` or ``batch``; empty for other kinds."""
+        return [text_of(query) for query in self._queries]
 
 
 Listener = Callable[[Event], object]

@@ -1,11 +1,11 @@
-"""How long statements take: measured only where somebody wants to know.
+"""How long statements and batches take: measured only where somebody wants to know.
 
 A connection without a meter pays one look at an attribute for each wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from psycopg.abc import PQGen
 
 if TYPE_CHECKING:
+    from .batch import Queued, StatementResult
     from .connection import Connection
     from .listeners import Listeners
     from .tally import Recorder
@@ -21,7 +22,7 @@ RV = TypeVar("RV")
 
 
 class Meter:
-    """Measures the statements of a pool's connections."""
+    """Measures the statements and batches of a pool's connections."""
 
     __slots__ = ("_listeners", "_recorder", "quiet")
 
@@ -38,7 +39,7 @@ class Meter:
         self._recorder = recorder
         self._listeners = listeners
         self.quiet = None if "statement" in listeners.kinds else recorder
-        """The recorder, if nobody is to be told: the short way. One of the two is there."""
+        """The recorder, if nobody is to be told of statements: the short way."""
 
     def drive(self, conn: Connection[Any], gen: PQGen[RV]) -> RV:
         """Wait for *gen*, one of `generators`, as a connection does, and measure it.
@@ -72,26 +73,51 @@ class Meter:
             failure = error
             raise
         finally:
-            self.note(conn, query, has_parameters, started, failure)
+            self.note(conn, [query], has_parameters, started=started, failure=failure)
+
+    @contextmanager
+    def measuring_batch(
+        self, conn: Connection[Any], statements: Sequence[Queued]
+    ) -> Iterator[list[StatementResult]]:
+        """Measure a block that sends *statements*, and tell of it.
+
+        Those that are each for themselves raise nothing: their results are put into the list.
+        """
+        started = monotonic()
+        results: list[StatementResult] = []
+        failure: BaseException | None = None
+        try:
+            yield results
+            failure = next((result.error for result in results if result.error), None)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            queries = [statement.query for statement in statements]
+            with_parameters = all(statement.params is not None for statement in statements)
+            self.note(
+                conn, queries, with_parameters, kind="batch", started=started, failure=failure
+            )
 
     def note(
         self,
         conn: Connection[Any],
-        query: Any,
+        queries: Sequence[Any],
         has_parameters: bool,
+        *,
+        kind: str = "statement",
         started: float,
         failure: BaseException | None = None,
     ) -> None:
-        """Measure *query*, which was given to *conn* at *started* and has its answer, or failed."""
+        """Measure what was given to *conn* at *started* and has its answer, or failed."""
         took = monotonic() - started
         if self._recorder is not None:
             self._recorder.record(took)
-        if self.quiet is None:
-            self._listeners.tell(
-                "statement",
-                conn,
-                seconds=took,
-                error=failure,
-                has_parameters=has_parameters,
-                _query=query,
-            )
+        self._listeners.tell(
+            kind,
+            conn,
+            seconds=took,
+            error=failure,
+            has_parameters=has_parameters,
+            _queries=queries,
+        )

@@ -8,7 +8,7 @@ literals in statements that have no parameters, nor the messages of errors, whic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -100,7 +100,7 @@ class Instrumentation:
         waits = ("checked_out", "returned") if pool.timings else ("waited",)
         pool.add_listener(self._measure, "connected", *waits)
         if self._spans:
-            pool.add_listener(self._span, "statement")
+            pool.add_listener(self._span, "statement", "batch")
 
     def _measure(self, event: Event) -> None:
         if event.error is None and event.seconds is not None:
@@ -111,13 +111,15 @@ class Instrumentation:
         conn, seconds = event.connection, event.seconds
         assert conn is not None
         assert seconds is not None
-        text, attributes = event.statement or "", _where(conn)
-        summary = summary_of(text)
+        attributes, texts = _where(conn), event.statements
+        if len(texts) > 1:
+            attributes["db.operation.batch.size"] = len(texts)
+        summary = _summary_of_all(texts)
         if summary:
             attributes["db.query.summary"] = summary
-        shown = text if event.has_parameters else _text_to_show(text, conn)
-        if shown is not None:
-            attributes["db.query.text"] = shown
+        if event.has_parameters or _literals_are_known(conn):
+            shown = texts if event.has_parameters else map(sanitized, texts)
+            attributes["db.query.text"] = "; ".join(dict.fromkeys(shown))
         span = self._tracer.start_span(
             summary or "postgresql",
             kind=SpanKind.CLIENT,
@@ -196,13 +198,19 @@ def _note_error(span: trace.Span, error: BaseException) -> None:
     span.set_status(Status(StatusCode.ERROR))
 
 
-def _text_to_show(text: str, conn: psycopg.Connection[Any]) -> str | None:
-    """Return *text* to be shown, ``None`` if it is not certain where its strings end."""
+def _summary_of_all(texts: Sequence[str]) -> str:
+    """Return what a span is called: of a batch what its statements have in common, if anything."""
+    summaries = {summary_of(text) for text in dict.fromkeys(texts)}
+    common = summaries.pop() if len(summaries) == 1 else ""
+    return f"BATCH {common}".rstrip() if len(texts) > 1 else common
+
+
+def _literals_are_known(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether it is certain where strings end in a statement's text."""
     try:
-        standard = conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off"
+        return conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off"
     except psycopg.OperationalError:
-        return None  # closed, and does not tell any more
-    return sanitized(text) if standard else None
+        return False  # closed, and does not tell any more
 
 
 def _where(conn: psycopg.Connection[Any]) -> dict[str, str | int]:

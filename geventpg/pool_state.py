@@ -270,7 +270,7 @@ class PoolState(ConnectionPool[CT]):
             self._tally.start_timing()
         self._hold_counts = self._tally.holds if self._timings else None
         statements = self._tally.statement if self._timings else None
-        wanted = self._timings or "statement" in self._listeners.kinds
+        wanted = self._timings or not self._listeners.kinds.isdisjoint(("statement", "batch"))
         self._meter = Meter(statements, self._listeners) if wanted else None
         for slot in self._bag:
             slot.conn._meter = self._meter

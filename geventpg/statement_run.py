@@ -202,7 +202,8 @@ def _measure(meter: Meter, started: float, pipe: Pipe | None, call: Call, outcom
         failure = error_of(outcome, pipe.conn.pgconn)
         if call.check[1] is not Prepare.NO and is_unusable(failure):
             return  # it is executed again
-    meter.note(pipe.conn, call.plan.text, call.params is not None, started, failure)
+    has_parameters = call.params is not None
+    meter.note(pipe.conn, [call.plan.text], has_parameters, started=started, failure=failure)
 
 
 def _alone(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import gevent
 import psycopg
 import pytest
@@ -14,6 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from geventpg import PoolTimeout
 from geventpg.otel import POOL, STATE, instrument
+from tests.batch.helpers import batch_of
 
 SECRET = "hunter2"
 
@@ -152,6 +155,52 @@ def test_single_statements_are_spans_like_others(telemetry, make_pool):
     assert asked[0].attributes["server.port"]
     assert len(spans) == 9
     assert SECRET not in "".join(span.to_json() for span in telemetry.spans)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_batch_is_one_span_of_the_conventions(telemetry, make_pool, atomic):
+    tracer = telemetry.tracer_provider.get_tracer("test")
+    pool = make_pool()
+    query = "select oid from pg_class where relname = %s"
+    with tracer.start_as_current_span("the work"):
+        pool.send_batch(batch_of((query, (SECRET,)), (query, (SECRET,))), atomic=atomic)
+    batch, work = telemetry.spans
+    assert batch.name == batch.attributes["db.query.summary"] == "BATCH SELECT pg_class"
+    assert batch.attributes["db.operation.batch.size"] == 2
+    assert batch.attributes["db.query.text"] == query
+    assert batch.parent.span_id == work.context.span_id
+
+
+def test_a_batch_of_different_statements_shows_each_once_and_no_literals(telemetry, make_pool):
+    pool = make_pool()
+    pool.send_batch(
+        batch_of(f"select '{SECRET}'", "select 'and another'", ("select %s::text", (SECRET,)))
+    )
+    (span,) = telemetry.spans
+    assert span.name == span.attributes["db.query.summary"] == "BATCH SELECT"
+    assert span.attributes["db.operation.batch.size"] == 3
+    assert span.attributes["db.query.text"] == "select ?; select %s::text"
+    pool.send_batch(batch_of("select 1", "lock pg_class in access share mode"))
+    assert telemetry.spans[1].name == "BATCH"
+
+
+def test_a_batch_of_one_is_a_span_like_that_of_its_statement(telemetry, make_pool):
+    pool = make_pool()
+    pool.send_batch(batch_of("select oid from pg_class limit 1"))
+    (span,) = telemetry.spans
+    assert span.name == "SELECT pg_class"
+    assert "db.operation.batch.size" not in span.attributes
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_batch_that_fails_is_a_span_with_an_error(telemetry, make_pool, atomic):
+    pool = make_pool()
+    failing = batch_of("select 1", ("select %s::text::int", (SECRET,)))
+    with suppress(psycopg.DataError):
+        pool.send_batch(failing, atomic=atomic)
+    (span,) = telemetry.spans
+    assert span.attributes["db.response.status_code"] == "22P02"
+    assert SECRET not in span.to_json()
 
 
 @pytest.mark.parametrize("single", [True, False], ids=["single", "of a checkout"])
