@@ -12,7 +12,9 @@ longer: idle, it is the pool's like any other.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,8 @@ class Pipe(Sending):
         self.progress = hub.Alarm()
         """Rings when answers came while a statement is cancelled."""
         self._cancelled: Call | None = None
-        self._answer: list[pq.abc.PGresult] = []
+        self._answer: deque[pq.abc.PGresult] = deque()
+        """What came of the answer to the first of those sent."""
         self._out_of_step = False
         """Answers came that fit no statement. From there on nobody knows whose they are."""
         self._since = monotonic()
@@ -143,21 +146,20 @@ class Pipe(Sending):
         """Give each answer to its statement; return those that are complete."""
         sent, parts = self.sent, self._answer
         done: list[Call] = []
-        for answer in answers:
-            result = answer[-1]
+        for result in chain.from_iterable(answers):
             if result.status != PIPELINE_SYNC:
                 parts.append(result)
                 continue
-            call = sent[0]
+            call = sent.popleft()
             if call.check is NO_CHECK and len(parts) == 1:
                 answered = parts.pop()
             elif _fit(call, parts):
                 answered = self._examine(call, parts)
                 parts.clear()
             else:
+                sent.appendleft(call)
                 self._out_of_step = True
                 break
-            sent.popleft()
             self._bytes -= call.size
             if call.wake is None:
                 self.abandoned -= 1
@@ -166,7 +168,7 @@ class Pipe(Sending):
             done.append(call)
         return done
 
-    def _examine(self, call: Call, parts: list[pq.abc.PGresult]) -> pq.abc.PGresult:
+    def _examine(self, call: Call, parts: Sequence[pq.abc.PGresult]) -> pq.abc.PGresult:
         """Return the result that counts: the error, wherever it occurred, or the last one."""
         failed = [result for result in parts if result.status == FATAL_ERROR]
         key, prep, name = call.check
@@ -304,7 +306,7 @@ class Pipe(Sending):
         self._stop_writing()
 
 
-def _fit(call: Call, parts: list[pq.abc.PGresult]) -> bool:
+def _fit(call: Call, parts: Sequence[pq.abc.PGresult]) -> bool:
     """Tell whether an answer has as many parts as what was sent; COMMIT can add an error."""
     extra = len(parts) - (2 if call.check[1] is Prepare.SHOULD else 1)
     return extra == 0 or (extra == 1 and parts[-1].status == FATAL_ERROR)

@@ -44,6 +44,8 @@ class Pipes:
     def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
         self._opener: Any = None
+        self.park = pool._hub.switch
+        """Lets others run until somebody switches back."""
         self.costs = Costs()
         self._timed: dict[Call, None] = {}
         """Who has a deadline."""

@@ -138,6 +138,7 @@ class Sending(ABC):
         # psycopg's own flushes, as is done next.
         sync = self._sync if len(queue) > 1 else pgconn.pipeline_sync
         room = MOST_OUTSTANDING - before
+        latest = name = None
         try:
             if prepared._to_flush:
                 self._deallocate()
@@ -146,13 +147,16 @@ class Sending(ABC):
                 if call.wake is None:
                     continue  # killed meanwhile: not sent at all
                 key = call.query, call.types
-                name = names.get(key) if usable and call.prepare is not False else None
-                try:
+                if key != latest:  # looking it up takes longer than comparing
+                    latest, name = key, names.get(key) if usable else None
                     if name is not None:
-                        pgconn.send_query_prepared(name, call.params, call.formats, call.format)
                         names.move_to_end(key)
+                try:
+                    if name is not None and call.prepare is not False:
+                        pgconn.send_query_prepared(name, call.params, call.formats, call.format)
                         call.check = NO_CHECK
                     else:
+                        latest = None  # it may be prepared now, and another one given up
                         self._send_new(call)
                 except Exception as error:
                     if pgconn.status == BAD:

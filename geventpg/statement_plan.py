@@ -64,18 +64,26 @@ class Call:
     """When the wait for it ends, and how long the user says that it is."""
     timeout: float
 
-    def __init__(self, plan: Plan | None = None, query: bytes = b"") -> None:
+    def __init__(  # noqa: PLR0917  # by name they would be slower
+        self,
+        plan: Plan | None = None,
+        query: bytes = b"",
+        params: Any = None,
+        types: tuple[int, ...] = (),
+        formats: Any = None,
+        size: int = 0,
+    ) -> None:
         self.wake: Callable[[], object] | None = None
         """Switches to the greenlet; ``None`` when it is gone."""
         self.plan = plan
         self.query = query
-        self.params: Any = None
-        self.types: tuple[int, ...] = ()
-        self.formats: Any = None
+        self.params = params
+        self.types = types
+        self.formats = formats
         self.format = TEXT
         self.prepare: bool | None = None
         self.idempotent = False
-        self.size = 0
+        self.size = size
         """Bytes of its parameters."""
         self.sent = False
         self.answer: Any = None
@@ -127,12 +135,13 @@ class Plan:
         self.count = -1 if formats is None or order else len(formats)
         """How many parameters a tuple or list has to have; -1: it takes more than counting."""
         self.shared = may_share(query, has_params=bool(formats))
-        # A loader or dumper of the user's may switch greenlets: one for each that is at work.
-        self.spare: list[abc.Transformer] = []
+        self.spare: abc.Transformer | None = None
+        """One that nobody uses. A loader or dumper of the user's may switch greenlets: who takes
+        it leaves ``None``, and puts it back when done."""
 
     def transformer(self) -> abc.Transformer:
-        """Return one that nobody uses; put it back into ``spare`` when done."""
-        return self.spare.pop() if self.spare else Transformer(self._context)
+        """Return a new one, for when there is no spare one."""
+        return Transformer(self._context)
 
     def arrange(self, params: Params | None) -> Any:
         """Return the parameters in the order of the placeholders; raise as psycopg does."""

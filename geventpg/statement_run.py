@@ -77,12 +77,10 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     pipes = pool._pipes
     meter = pool._meter
     measure: Callable[[Any], None] | None = None
-    costs = pipes.costs
-    costly = costs.penalties
     deadline = None if timeout is None else monotonic() + timeout
     patience: float | None = None
     attempts = MOST_ATTEMPTS
-    unprepared = prepare
+    preparing = prepare
     while True:
         if deadline is not None and monotonic() >= deadline:
             assert timeout is not None
@@ -98,9 +96,15 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
                 if query.__class__ is str:
                     planner = pipe.planner
                     plan = (planner.plain if params is None else planner.with_params).get(query)
+                elif query.__class__ is Statement and preparing is None:
+                    preparing = True
                 if plan is None:
                     plan = _plan(pipe, query, params)
-                if plan is None or not plan.shared or (costly and costs.goes_alone(plan.text)):
+                if (
+                    plan is None
+                    or not plan.shared
+                    or (pipes.costs.penalties and pipes.costs.goes_alone(plan.text))
+                ):
                     pipe.release()
                     break
                 call = _call(plan, params)
@@ -110,10 +114,8 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             if call.size > LARGE:
                 pipe.release()
                 break
-            if unprepared is not None:
-                call.prepare = unprepared
-            elif query.__class__ is Statement:
-                call.prepare = True
+            if preparing is not None:
+                call.prepare = preparing
             if binary:
                 call.format = BINARY
             if idempotent:
@@ -134,6 +136,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         call.wake = current.switch if current.__class__ is hub.Greenlet else hub.switcher(current)
         if limit is not None:
             pipes.time(call, limit, timeout if timeout is not None else pool.timeout)
+        park = pipes.park  # a method of somebody else's is found faster this way
         try:
             if pipe is not None:
                 pipe.put(call)
@@ -141,7 +144,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
                 pipes.queue_up(call)
             while call.answer is None:
                 # Parked: woken with the answer, or with word that there is somewhere to go.
-                pool._hub.switch()
+                park()
         except BaseException as thrown:
             pipes.abandon(call)
             if measure is not None:
@@ -185,7 +188,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
         # Its prepared form was of no use, and nothing was done: once more, without.
         forget(pipe.conn, error, call.query)
         heal_or_raise(pipe.conn, error, possible=True)
-        unprepared = False
+        preparing = False
     asked = Asked(query, params, row_factory, prepare, binary, idempotent)
     until = None if deadline is None or timeout is None else (deadline, timeout)
     return _alone(pool, take, asked, plan, until)
@@ -233,24 +236,23 @@ def _plan(pipe: Pipe, query: Query, params: Params | None) -> Plan | None:
 
 def _call(plan: Plan, params: Any) -> Call:
     """Adapt the parameters as psycopg does. A dumper of the user's may switch."""
-    call = Call(plan, plan.query)
     if params is None:
-        return call
+        return Call(plan, plan.query)
     if not ((params.__class__ is tuple or params.__class__ is list) and len(params) == plan.count):
         params = plan.arrange(params)
-    assert plan.formats is not None
-    spare = plan.spare
-    tx = spare.pop() if spare else plan.transformer()
-    call.params = values = tx.dump_sequence(params, plan.formats)
-    call.types = tx.types or ()
-    call.formats = tx.formats
-    spare.append(tx)
+    tx = plan.spare
+    if tx is None:
+        tx = plan.transformer()
+    else:
+        plan.spare = None
+    values = tx.dump_sequence(params, plan.formats)
+    types, formats = tx.types, tx.formats
+    plan.spare = tx
     size = 0
     for value in values:
         if value is not None:
             size += len(value)
-    call.size = size
-    return call
+    return Call(plan, plan.query, values, types or (), formats, size)
 
 
 def _rows(
@@ -261,8 +263,11 @@ def _rows(
     take: Take,
 ) -> Any:
     """Make of a result what the user asked for. A loader of the user's may switch."""
-    spare = plan.spare
-    tx = spare.pop() if spare else plan.transformer()
+    tx = plan.spare
+    if tx is None:
+        tx = plan.transformer()
+    else:
+        plan.spare = None
     tx.set_pgresult(result)
     try:
         if not result.ntuples and take is not everything:
@@ -283,7 +288,7 @@ def _rows(
         return rows
     finally:
         tx.set_pgresult(None)
-        spare.append(tx)
+        plan.spare = tx
 
 
 def _check_out(pool: StatementMethods[Any], deadline: float, timeout: float) -> Any:
