@@ -32,6 +32,9 @@ BINARY = pq.Format.BINARY
 TUPLES_OK = int(pq.ExecStatus.TUPLES_OK)  # which compares faster
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
+LARGE = 65_536
+"""Bytes of parameters that are better sent where nobody waits for them to pass."""
+
 _MOST_PLANS = 256
 
 
@@ -101,6 +104,8 @@ SET_APART = Moved()
 """It was cancelled because it held up others: it is to be executed on a connection of its own."""
 REPEATED = Moved()
 """It was sent, and may be executed twice: it is idempotent."""
+UNPREPARED = Moved()
+"""Its prepared form was of no use, and nothing was done: it is to be executed without."""
 
 
 class Plan:
@@ -129,7 +134,7 @@ class Plan:
         self._context = context
         self.text = text
         self.query = query
-        self.formats = formats
+        self.formats = formats or []
         self.order = order
         self.parts = parts
         self.count = -1 if formats is None or order else len(formats)
@@ -191,6 +196,27 @@ class Planner:
                     del plans[next(iter(plans))]
                 plans[text] = plan
         return plan
+
+
+def call_of(plan: Plan, params: Any) -> Call:
+    """Adapt the parameters as psycopg does. A dumper of the user's may switch."""
+    if params is None:
+        return Call(plan, plan.query)
+    if not ((params.__class__ is tuple or params.__class__ is list) and len(params) == plan.count):
+        params = plan.arrange(params)
+    tx = plan.spare
+    if tx is None:
+        tx = plan.transformer()
+    else:
+        plan.spare = None
+    values = tx.dump_sequence(params, plan.formats)
+    types, formats = tx.types, tx.formats
+    plan.spare = tx
+    size = 0
+    for value in values:
+        if value is not None:
+            size += len(value)
+    return Call(plan, plan.query, values, types or (), formats, size)
 
 
 def maker_of_rows(

@@ -10,40 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from greenlet import getcurrent
-from psycopg import errors, pq
-from psycopg._preparing import Prepare
+from psycopg import pq
 from psycopg.abc import Params, Query
-from psycopg.rows import RowFactory, tuple_row
+from psycopg.rows import RowFactory
 
 from . import hub
 from .errors import CommitUnknown
-from .prepared import forget, heal_or_raise, is_unusable
 from .statement import Statement
-from .statement_alone import (
-    MOST_ATTEMPTS,
-    Alone,
-    Asked,
-    Take,
-    all_rows,
-    everything,
-    one_row,
-    one_value,
-    too_late,
-)
+from .statement_alone import MOST_ATTEMPTS, Alone, Asked, Take, too_late
+from .statement_answer import SUCCESSES, conclude, was_useless
 from .statement_kinds import text_of
 from .statement_plan import (
     BINARY,
+    LARGE,
     MOVED,
     REPEATED,
     SET_APART,
-    TUPLES_OK,
+    UNPREPARED,
     Call,
-    cursor_with,
+    Moved,
+    call_of,
     error_of,
-    maker_of_rows,
-    no_rows,
 )
-from .statement_result import Result
 
 if TYPE_CHECKING:
     from .meter import Meter
@@ -52,11 +40,6 @@ if TYPE_CHECKING:
     from .statements import StatementMethods
 
 PGresult = pq.PGresult
-SUCCESSES = (TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
-READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
-
-LARGE = 65_536
-"""Bytes of parameters that are better sent where nobody waits for them to pass."""
 
 
 def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
@@ -69,8 +52,12 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     binary: bool,
     timeout: float | None,
     idempotent: bool,
+    outcome: Any = MOVED,
 ) -> Any:
-    """Execute a statement and return what *take* stands for; see `StatementMethods.execute`."""
+    """Execute a statement and return what *take* stands for; see `StatementMethods.execute`.
+
+    *outcome* is what came of it so far.
+    """
     current = getcurrent()
     if current.parent is not pool._hub:
         pool._check_hub()
@@ -81,13 +68,16 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     patience: float | None = None
     attempts = MOST_ATTEMPTS
     preparing = prepare
-    while True:
+    plan: Plan | None = None
+    while outcome is not SET_APART:
+        if outcome is UNPREPARED:
+            preparing = False
         if deadline is not None and monotonic() >= deadline:
             assert timeout is not None
             pool._stats[pool._REQUESTS_ERRORS] += 1
             raise pool._timed_out(timeout)
         limit = deadline
-        call = plan = None
+        plan = None
         pipe = pipes.usual
         if pipe is None or not pipe.taking or monotonic() >= pipe.stale_at:
             pipe = pipes.pipe()
@@ -107,7 +97,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
                 ):
                     pipe.release()
                     break
-                call = _call(plan, params)
+                call = call_of(plan, params)
             except BaseException:
                 pipe.release()
                 raise
@@ -154,41 +144,18 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             if limit is not None:
                 pipes.untime(call)
         answer = call.answer
-        if answer.__class__ is not PGresult:
-            if answer is MOVED:
+        if answer is REPEATED:
+            attempts -= 1
+            if attempts:
                 continue
-            if answer is SET_APART:
-                break
-            if answer is REPEATED:
-                attempts -= 1
-                if attempts:
-                    continue
-                answer = CommitUnknown("the connection was lost each time the statement was sent")
-            if measure is not None:
-                measure(answer)
-            raise answer
-        assert pipe is not None
-        assert plan is not None
-        if measure is not None:
+            call.answer = answer = CommitUnknown(
+                "the connection was lost each time the statement was sent"
+            )
+        if measure is not None and answer.__class__ is not Moved:
             measure(answer)
-        if answer.status == TUPLES_OK:
-            return _rows(pipe, plan, answer, row_factory, take)
-        if answer.status in SUCCESSES:
-            if take is everything:
-                rowcount = answer.command_tuples
-                status = answer.command_status
-                words = None if status is None else status.decode()
-                return Result(-1 if rowcount is None else rowcount, words)
-            raise no_rows(answer)
-        error = error_of(answer, pipe.conn.pgconn)
-        if call.check[1] is Prepare.NO or not is_unusable(error):
-            if error.sqlstate == READ_ONLY and pipe.conn._on_read_only is not None:
-                pipe.conn._on_read_only(pipe.conn)
-            raise error
-        # Its prepared form was of no use, and nothing was done: once more, without.
-        forget(pipe.conn, error, call.query)
-        heal_or_raise(pipe.conn, error, possible=True)
-        preparing = False
+        outcome = conclude(pipe, call, row_factory, take)
+        if outcome.__class__ is not Moved:
+            return outcome
     asked = Asked(query, params, row_factory, prepare, binary, idempotent)
     until = None if deadline is None or timeout is None else (deadline, timeout)
     return _alone(pool, take, asked, plan, until)
@@ -203,7 +170,7 @@ def _measure(meter: Meter, started: float, pipe: Pipe | None, call: Call, outcom
         failure = outcome
     elif outcome.status not in SUCCESSES:
         failure = error_of(outcome, pipe.conn.pgconn)
-        if call.check[1] is not Prepare.NO and is_unusable(failure):
+        if was_useless(call, failure):
             return  # it is executed again
     has_parameters = call.params is not None
     meter.note(pipe.conn, [call.plan.text], has_parameters, started=started, failure=failure)
@@ -232,63 +199,6 @@ def _plan(pipe: Pipe, query: Query, params: Params | None) -> Plan | None:
     """Return the plan of a statement on this connection, ``None`` if it cannot have one."""
     text = text_of(query, pipe.conn)
     return None if text is None else pipe.planner.plan(text, has_params=params is not None)
-
-
-def _call(plan: Plan, params: Any) -> Call:
-    """Adapt the parameters as psycopg does. A dumper of the user's may switch."""
-    if params is None:
-        return Call(plan, plan.query)
-    if not ((params.__class__ is tuple or params.__class__ is list) and len(params) == plan.count):
-        params = plan.arrange(params)
-    tx = plan.spare
-    if tx is None:
-        tx = plan.transformer()
-    else:
-        plan.spare = None
-    values = tx.dump_sequence(params, plan.formats)
-    types, formats = tx.types, tx.formats
-    plan.spare = tx
-    size = 0
-    for value in values:
-        if value is not None:
-            size += len(value)
-    return Call(plan, plan.query, values, types or (), formats, size)
-
-
-def _rows(
-    pipe: Pipe,
-    plan: Plan,
-    result: pq.abc.PGresult,
-    row_factory: RowFactory[Any] | None,
-    take: Take,
-) -> Any:
-    """Make of a result what the user asked for. A loader of the user's may switch."""
-    tx = plan.spare
-    if tx is None:
-        tx = plan.transformer()
-    else:
-        plan.spare = None
-    tx.set_pgresult(result)
-    try:
-        if not result.ntuples and take is not everything:
-            return [] if take is all_rows else None
-        if take is one_value:
-            row = tx.load_row(0, tuple)
-            return row[0] if row else None
-        factory = row_factory or pipe.row_factory
-        make_row: Any = (
-            tuple if factory is tuple_row else maker_of_rows(pipe.conn, factory, tx, result)
-        )
-        if take is one_row:
-            return tx.load_row(0, make_row)
-        rows = tx.load_rows(0, result.ntuples, make_row)
-        if take is everything:
-            cur = cursor_with(pipe.conn, factory, tx, result)
-            return Result(cur.rowcount, cur.statusmessage, cur.description, rows)
-        return rows
-    finally:
-        tx.set_pgresult(None)
-        plan.spare = tx
 
 
 def _check_out(pool: StatementMethods[Any], deadline: float, timeout: float) -> Any:

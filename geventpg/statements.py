@@ -10,6 +10,7 @@ from psycopg_pool.abc import CT
 
 from .pool_life import PoolLife
 from .statement_alone import all_rows, everything, one_row, one_value
+from .statement_quick import run_quick
 from .statement_run import run
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ class StatementMethods(PoolLife[CT]):
         errors are psycopg's. After a kill nobody reads its answer, the server is asked to cancel
         it if it takes long, and it may be committed. See docs/statements.md.
         """
-        result: Result[Any] = run(
-            self, everything, query, params, row_factory, prepare, binary, timeout, idempotent
+        result: Result[Any] = (
+            run_quick(self, everything, query, params, row_factory)
+            if prepare is timeout is None and not (binary or idempotent)
+            else run(
+                self, everything, query, params, row_factory, prepare, binary, timeout, idempotent
+            )
         )
         return result
 
@@ -65,8 +70,12 @@ class StatementMethods(PoolLife[CT]):
 
         Raise ``psycopg.ProgrammingError`` if it returns none by nature; it is executed then.
         """
-        rows: list[Any] = run(
-            self, all_rows, query, params, row_factory, prepare, binary, timeout, idempotent
+        rows: list[Any] = (
+            run_quick(self, all_rows, query, params, row_factory)
+            if prepare is timeout is None and not (binary or idempotent)
+            else run(
+                self, all_rows, query, params, row_factory, prepare, binary, timeout, idempotent
+            )
         )
         return rows
 
@@ -85,6 +94,8 @@ class StatementMethods(PoolLife[CT]):
 
         Raise ``psycopg.ProgrammingError`` if it returns no rows by nature; it is executed then.
         """
+        if prepare is timeout is None and not (binary or idempotent):
+            return run_quick(self, one_row, query, params, row_factory)
         return run(self, one_row, query, params, row_factory, prepare, binary, timeout, idempotent)
 
     def fetch_val(
@@ -102,6 +113,8 @@ class StatementMethods(PoolLife[CT]):
         ``None`` if there is no row. Raise ``psycopg.ProgrammingError`` if it returns no rows by
         nature; it is executed then.
         """
+        if prepare is timeout is None and not (binary or idempotent):
+            return run_quick(self, one_value, query, params, None)
         return run(self, one_value, query, params, None, prepare, binary, timeout, idempotent)
 
     def statement_stats(self) -> StatementStats:
