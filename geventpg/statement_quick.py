@@ -59,7 +59,14 @@ def run_quick(
                 try:
                     pipe.put(call)
                     while call.answer is None:
-                        park()
+                        for following in pipe.answered:
+                            wake = following.wake
+                            if wake is not None:
+                                following.wake = None
+                                wake()  # and parks this one
+                                break
+                        else:
+                            park()
                 except BaseException:
                     pipes.abandon(call)
                     raise
