@@ -25,6 +25,7 @@ from psycopg._preparing import Prepare
 from . import hub
 from .errors import CommitUnknown
 from .pipe_costs import COSTLY
+from .pipe_gathering import Gathering
 from .pipe_sending import HEAD_LIMIT, NO_CHECK, Sending
 from .pipe_wire import PIPELINE_SYNC, answers_of, last_words
 from .session_end import ends_session
@@ -63,6 +64,7 @@ class Pipe(Sending):
         self.cancelling = False
         self.progress = hub.Alarm()
         """Rings when answers came while a statement is cancelled."""
+        self.gathering = Gathering(conn._watch)
         self._cancelled: Call | None = None
         self._answer: deque[pq.abc.PGresult] = deque()
         """What came of the answer to the first of those sent."""
@@ -143,10 +145,21 @@ class Pipe(Sending):
             if not self.dead:
                 if self.queue:
                     self._send_portion()
+                self._gather(elapsed / len(done))
                 if now - self._since > FAIR_SHARE and self.taking and pipes.is_wanted_back():
                     self.retire()
                 if not self.sent or pipes.homeless:
                     self.settle()
+
+    def _gather(self, seconds: float) -> None:
+        """Wait for several answers at once, if it is certain that they come, and soon.
+
+        So long the last ones took.
+        """
+        outstanding = len(self.sent) if self._end_writing is None else 0
+        self.gathering.consider(outstanding, seconds)
+        if self.gathering.on:
+            self._pipes.look_at(self.head_since + HEAD_LIMIT)
 
     def _take(self, answers: list[list[pq.abc.PGresult]]) -> list[Call]:
         """Give each answer to its statement; return those that are complete."""
@@ -241,6 +254,7 @@ class Pipe(Sending):
         """Tell whether the server is at one statement for long."""
         if not self.sent or now - self.head_since < HEAD_LIMIT:
             return False
+        self.gathering.stop()
         if hub.poll(self.conn._watch.fd, hub.READ):
             # The answer is there, and the hub was late to look.
             self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
@@ -259,6 +273,7 @@ class Pipe(Sending):
     def _leave(self) -> None:
         """Give the connection back. It is at rest."""
         self.taking, self.dead = False, True
+        self.gathering.stop()
         conn = self.conn
         try:
             conn.pgconn.exit_pipeline_mode()
