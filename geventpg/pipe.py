@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from . import hub
 from .errors import CommitUnknown
 from .pipe_costs import COSTLY
 from .pipe_gathering import Gathering
-from .pipe_sending import HEAD_LIMIT, NO_CHECK, Sending
+from .pipe_sending import HEAD_LIMIT, NO_CHECK, PORTION, ROOM_FOR_PORTION, Sending
 from .pipe_wire import PIPELINE_SYNC, answers_of, last_words
 from .session_end import ends_session
 from .statement_plan import MOVED, REPEATED, SET_APART, Call, Planner
@@ -70,12 +70,6 @@ class Pipe(Sending):
         """What came of the answer to the first of those sent."""
         self._out_of_step = False
         """Answers came that fit no statement. From there on nobody knows whose they are."""
-        self.answered: Iterator[Call] = iter(())
-        """Those whose answers are there, while they are woken. Who waits again meanwhile switches
-        to the next one: that is half the way of the one over the hub."""
-        self.relays = True
-        """Whether that is so. An error that ends a raw greenlet comes out in the hub, wherever
-        the greenlet was switched to: so it is the hub that wakes them."""
         self._since = monotonic()
         # Whoever kept the connection and uses it takes turns with all of this, as ever.
         conn.lock.__enter__()
@@ -136,12 +130,12 @@ class Pipe(Sending):
             self.progress.ring()
             self._spare_bystanders(done)
         # From here on greenlets run, which may put statements here.
-        self.awake = self.waking = True
+        self.awake = True
         self.at_once = not self.sent and len(done) == 1
         try:
             self._hand_out(done)
         finally:
-            self.awake = self.waking = self.at_once = False
+            self.awake = self.at_once = False
             if not self.dead:
                 if self.queue:
                     self._send_portion()
@@ -214,9 +208,7 @@ class Pipe(Sending):
 
     def _hand_out(self, done: Iterable[Call]) -> None:
         """Switch to those who wait for these answers, one after the other."""
-        pending = iter(done)
-        if self.relays:
-            self.answered = pending
+        queue, sent, pending = self.queue, self.sent, iter(done)
         try:
             for call in pending:
                 wake = call.wake
@@ -224,6 +216,8 @@ class Pipe(Sending):
                     call.wake = None
                     # Its greenlet runs now, and may do anything: to this pipe as well.
                     wake()
+                    if len(queue) >= PORTION and len(sent) <= ROOM_FOR_PORTION and not self.dead:
+                        self._send()  # so that the server has something to do meanwhile
         finally:
             if rest := list(pending):  # Ctrl-C, in the hub
                 self._run_callback(self._hand_out, rest)

@@ -73,8 +73,6 @@ class Sending(ABC):
         """Whether it will come to look into the queue by itself."""
         self.at_once = False
         """Whether its turn is as good as over: who runs now is the only one to put a statement."""
-        self.waking = False
-        """Whether those are being woken whose answers are there, which may be many."""
         self.dead = False
         self._busy = self._busy_read_at = 0.0
         """How much processor time this thread had used shortly before: that is not the server's."""
@@ -111,8 +109,6 @@ class Sending(ABC):
         elif self.at_once:
             self.at_once = False
             self._send()
-        elif self.waking and len(self.queue) >= PORTION and len(self.sent) <= ROOM_FOR_PORTION:
-            self._send()  # so that the server has something to do meanwhile
 
     def _turn(self) -> None:
         """The turn of the hub is over: send what was put here."""

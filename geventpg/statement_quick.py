@@ -59,14 +59,7 @@ def run_quick(
                 try:
                     pipe.put(call)
                     while call.answer is None:
-                        for following in pipe.answered:
-                            wake = following.wake
-                            if wake is not None:
-                                following.wake = None
-                                wake()  # and parks this one
-                                break
-                        else:
-                            park()
+                        park()
                 except BaseException:
                     pipes.abandon(call)
                     raise

@@ -123,9 +123,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
                 limit = patience
         if meter is not None:
             measure = partial(_measure, meter, monotonic(), pipe, call)
-        call.wake = hub.switcher(current)
-        if pipe is not None and current.__class__ is not hub.Greenlet:
-            pipe.relays = False
+        call.wake = current.switch if current.__class__ is hub.Greenlet else hub.switcher(current)
         if limit is not None:
             pipes.time(call, limit, timeout if timeout is not None else pool.timeout)
         park = pipes.park  # a method of somebody else's is found faster this way

@@ -195,6 +195,23 @@ def test_a_raw_greenlet_may_ask_too(pool):
     wait_until(lambda: answers == [True])
 
 
+def test_errors_that_end_raw_greenlets_hurt_nobody_else(pool, capsys):
+    import greenlet
+
+    def fail():
+        assert echo(pool)
+        raise LookupError("of a raw greenlet")
+
+    hub = gevent.get_hub()
+    raw = [greenlet.greenlet(fail, hub) for _ in range(20)]
+    for one in raw:
+        hub.loop.run_callback(one.switch)
+    assert all_true(echoes(pool, 20))
+    wait_until(lambda: all(one.dead for one in raw))
+    assert all_true(echoes(pool, 20))
+    assert capsys.readouterr().err.count("LookupError: of a raw greenlet") == 20
+
+
 def test_a_pool_that_nobody_closes_can_be_collected(dsn):
     pool = geventpg.Pool(dsn, min_size=1, max_size=2, open=True)
     assert all_true(echoes(pool, 5))
