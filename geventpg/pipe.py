@@ -152,7 +152,7 @@ class Pipe(Sending):
         """
         outstanding = len(self.sent) if self._end_writing is None else 0
         self.gathering.consider(outstanding, seconds)
-        if self.gathering.on:
+        if self.gathering.handfuls:
             self._pipes.look_at(self.head_since + HEAD_LIMIT)
 
     def _take(self, answers: list[list[pq.abc.PGresult]]) -> list[Call]:

@@ -284,7 +284,7 @@ class Pipes:
         if self._timed:
             self.look_at(max(min(call.deadline for call in self._timed), now + 0.005))
         for pipe in list(self.pipes):
-            if pipe.gathering.on:
+            if pipe.gathering.handfuls:
                 if now >= pipe.head_since + HEAD_LIMIT:
                     pipe.gathering.stop()
                 else:
