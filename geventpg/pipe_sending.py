@@ -166,6 +166,8 @@ class Sending(ABC):
                     self._run_callback(self._hand_out, [call])
                     continue
                 call.sent = True
+                # Freed here, while it is in the processor's cache.
+                call.params = call.formats = None
                 self._bytes += call.size
                 sent.append(call)
                 sync()

@@ -121,6 +121,7 @@ class Plan:
         "shared",
         "spare",
         "text",
+        "types",
     )
 
     def __init__(
@@ -135,6 +136,8 @@ class Plan:
         self.text = text
         self.query = query
         self.formats = formats or []
+        self.types: tuple[int, ...] = ()
+        """Those of the latest parameters."""
         self.order = order
         self.parts = parts
         self.count = -1 if formats is None or order else len(formats)
@@ -210,13 +213,17 @@ def call_of(plan: Plan, params: Any) -> Call:
     else:
         plan.spare = None
     values = tx.dump_sequence(params, plan.formats)
-    types, formats = tx.types, tx.formats
+    types, formats = tx.types or (), tx.formats
     plan.spare = tx
+    if types == plan.types:
+        types = plan.types  # one for all
+    else:
+        plan.types = types
     size = 0
     for value in values:
         if value is not None:
             size += len(value)
-    return Call(plan, plan.query, values, types or (), formats, size)
+    return Call(plan, plan.query, values, types, formats, size)
 
 
 def maker_of_rows(

@@ -122,7 +122,7 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
             if limit is None:
                 limit = patience
         if meter is not None:
-            measure = partial(_measure, meter, monotonic(), pipe, call)
+            measure = partial(_measure, meter, monotonic(), pipe, call, params is not None)
         call.wake = current.switch if current.__class__ is hub.Greenlet else hub.switcher(current)
         if limit is not None:
             pipes.time(call, limit, timeout if timeout is not None else pool.timeout)
@@ -161,7 +161,14 @@ def run(  # noqa: PLR0917  # a tuple for all that costs a third of a microsecond
     return _alone(pool, take, asked, plan, until)
 
 
-def _measure(meter: Meter, started: float, pipe: Pipe | None, call: Call, outcome: Any) -> None:
+def _measure(  # noqa: PLR0917  # all but the last are given beforehand
+    meter: Meter,
+    started: float,
+    pipe: Pipe | None,
+    call: Call,
+    has_parameters: bool,
+    outcome: Any,
+) -> None:
     """Have a statement measured that was executed, or may have been."""
     if pipe is None or call.plan is None or not call.sent:
         return
@@ -172,7 +179,6 @@ def _measure(meter: Meter, started: float, pipe: Pipe | None, call: Call, outcom
         failure = error_of(outcome, pipe.conn.pgconn)
         if was_useless(call, failure):
             return  # it is executed again
-    has_parameters = call.params is not None
     meter.note(pipe.conn, [call.plan.text], has_parameters, started=started, failure=failure)
 
 
