@@ -10,9 +10,19 @@ import pytest
 from tests.batch.conftest import done
 from tests.pool.conftest import embedded_dsn, make_pool
 from tests.poolers.conftest import mode, pooler
+from tests.security.conftest import tls, tls_dsn, tls_server
 from tests.statements.helpers import warm_up
 
-__all__ = ["done", "embedded_dsn", "make_pool", "mode", "pooler"]
+__all__ = [
+    "done",
+    "embedded_dsn",
+    "make_pool",
+    "mode",
+    "pooler",
+    "tls",
+    "tls_dsn",
+    "tls_server",
+]
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import socket
 
 import gevent
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.connection.helpers import Attempt
-from tests.statements.helpers import all_true, at_rest, cancel, echo, echoes, sleeping
+from tests.statements.helpers import all_true, at_rest, cancel, echo, echoes, sleeping, warm_up
 from tests.support import wait_until
 
 
@@ -43,6 +44,30 @@ def test_a_busy_server_wakes_the_hub_for_several_answers_at_a_time(pool):
     before = loop.iteration
     assert all_true(workers)
     assert 100 * 50 / (loop.iteration - before) > 4
+
+
+@pytest.fixture(params=["plain", "unix socket", "tls"])
+def any_socket(request, make_pool, pg, dsn):
+    """Return a pool that reaches its server this way."""
+    if request.param == "tls":
+        dsn = request.getfixturevalue("tls_dsn")
+    elif request.param == "unix socket":
+        directory = getattr(pg, "socket_directory", None)
+        if directory is None:
+            pytest.skip("the server's socket directory is not known")
+        dsn = make_conninfo(dsn, host=str(directory))
+    pool = make_pool(dsn, min_size=2)
+    warm_up(pool)
+    return pool
+
+
+@pytest.mark.parametrize("greenlets", [31, 70, 130])
+def test_answers_come_through_every_kind_of_socket(any_socket, without_timers, greenlets):
+    def work():
+        return all(echo(any_socket) for _ in range(30))
+
+    assert all_true([gevent.spawn(work) for _ in range(greenlets)])
+    wait_until(lambda: at_rest(any_socket))
 
 
 @pytest.mark.parametrize("greenlets", [1, 10, 29, 30, 31, 32, 33, 45, 70, 130])
