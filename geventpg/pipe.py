@@ -150,6 +150,8 @@ class Pipe(Sending):
 
         So long the last ones took.
         """
+        if self._pgconn.status == BAD:
+            return  # libpq closed the socket
         outstanding = len(self.sent) if self._end_writing is None else 0
         self.gathering.consider(outstanding, seconds)
         if self.gathering.handfuls:

@@ -252,6 +252,8 @@ class Watch:
 
         Return whether that is so now: kinds of sockets that do not have it may refuse.
         """
+        if self.stopped:
+            return False  # its number may be another socket's by now
         # Only borrows the file descriptor. The family is of no importance.
         sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, self.fd)
         try:

@@ -9,6 +9,7 @@ import gevent
 import pytest
 from psycopg.conninfo import make_conninfo
 
+import geventpg
 from tests.connection.helpers import Attempt
 from tests.statements.helpers import all_true, at_rest, cancel, echo, echoes, sleeping, warm_up
 from tests.support import wait_until
@@ -95,6 +96,18 @@ def test_what_was_answered_before_a_slow_statement_is_not_left_lying(pool, admin
         cancel(admin, slow)
         assert all_true(behind)
         wait_until(lambda: at_rest(pool))
+
+
+def test_a_closed_connection_leaves_the_socket_alone_that_has_its_number_now(dsn):
+    conn = geventpg.Connection.connect(dsn)
+    number = conn.fileno()
+    conn.close()
+    socks = [socket.socket() for _ in range(20)]
+    (ours,) = [sock for sock in socks if sock.fileno() == number]
+    assert not conn._watch.wait_for_bytes(800)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+    for sock in socks:
+        sock.close()
 
 
 def test_a_connection_that_is_given_back_is_as_it_was(pool):
