@@ -221,7 +221,7 @@ def test_a_crowd_among_random_faults(
     # pytest keeps every record, with the exceptions in it: that would be the memory measured here.
     logging.disable(logging.CRITICAL)
     request.addfinalizer(lambda: logging.disable(logging.NOTSET))
-    descriptors = open_descriptors()
+    descriptors = _settled_descriptors()
     with TcpProxy(embedded_pg.host, embedded_pg.port) as proxy:
         before_pool = open_descriptors()
         pool = make_pool(
@@ -279,6 +279,20 @@ def test_a_crowd_among_random_faults(
     figures.at_most("resident memory gained", memory[-1] - memory[min(1, ROUNDS - 1)], 10, "MiB")
     figures.at_most("file descriptors left", left, 0)
     assert descriptors <= before_pool
+
+
+def _settled_descriptors() -> int:
+    """Return how many are open when what tests before this one left is closed."""
+    gc.collect()
+    counted = [open_descriptors()]
+
+    def is_settled():
+        gevent.sleep(1)
+        counted.append(open_descriptors())
+        return counted[-1] == counted[-2]
+
+    wait_until(is_settled, timeout=10, message="nothing of earlier tests is being closed")
+    return counted[-1]
 
 
 def _whole(pool):
