@@ -17,7 +17,6 @@ from .statement_plan import (
     Moved,
     cursor_with,
     error_of,
-    maker_of_rows,
     no_rows,
 )
 from .statement_result import Result
@@ -89,9 +88,9 @@ def rows_of(
             row = tx.load_row(0, tuple)
             return row[0] if row else None
         factory = row_factory or pipe.row_factory
-        make_row: Any = (
-            tuple if factory is tuple_row else maker_of_rows(pipe.conn, factory, tx, result)
-        )
+        make_row: Any = tuple
+        if factory is not tuple_row:
+            make_row = factory(cursor_with(pipe.conn, factory, tx, result))
         if take is one_row:
             return tx.load_row(0, make_row)
         rows = tx.load_rows(0, result.ntuples, make_row)

@@ -14,7 +14,7 @@ from psycopg import errors, pq
 from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, PostgresQuery, _query2pg
 from psycopg.abc import Params
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.rows import RowFactory, tuple_row
+from psycopg.rows import RowFactory
 
 from .cursor import Cursor
 from .known import settings_of
@@ -224,15 +224,6 @@ def call_of(plan: Plan, params: Any) -> Call:
         if value is not None:
             size += len(value)
     return Call(plan, plan.query, values, types, formats, size)
-
-
-def maker_of_rows(
-    conn: Connection[Any], factory: RowFactory[Any], tx: abc.Transformer, result: pq.abc.PGresult
-) -> Any:
-    """Return what makes a row of *result*, which *tx* was given already."""
-    if factory is tuple_row:
-        return tuple
-    return factory(cursor_with(conn, factory, tx, result))
 
 
 def cursor_with(
