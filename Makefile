@@ -12,10 +12,11 @@ MINUTES ?= 30
 SOAK_ARGS ?=
 DJANGO_TESTS_ARGS ?=
 COMPLIANCE_ARGS ?=
+PSYCOPG_TESTS_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cases test soak django-tests compliance check docs format bench clean
+.PHONY: help demo cases test soak django-tests psycopg-tests compliance check docs format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ soak: $(VENV)/.installed-test ## run the long form of the chaos suite again and 
 
 django-tests: $(VENV)/.installed-test ## Django's own tests on its engine and on ours, compared
 	$(RUN) -m tests.upstream.django $(DJANGO_TESTS_ARGS)
+
+psycopg-tests: $(VENV)/.installed-upstream ## psycopg's and psycopg_pool's own tests on their classes and on ours, compared
+	$(RUN) -m tests.upstream.psycopg_suite $(PSYCOPG_TESTS_ARGS)
 
 compliance: $(VENV)/.installed-test ## run SQLAlchemy's own tests on our dialect and on psycopg's
 	$(RUN) -m tests.upstream.sqlalchemy_suite $(COMPLIANCE_ARGS)

@@ -14,10 +14,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import psycopg
 import sqlalchemy
@@ -25,11 +23,11 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 
 from tests.support.system_postgres import SystemPostgres, find_server_with
+from tests.upstream.outcomes import Results, compare, read
 
 ROOT = Path(__file__).parent.parent.parent
 DIALECTS = {"psycopg": [], "geventpg": ["-p", "tests.upstream.sqlalchemy_plugin"]}
 EXTENSIONS = ("hstore", "citext")
-OUTCOMES = ("passed", "failed", "error", "skipped")
 
 SUITE = ["test/dialect/test_suite.py"]
 TESTS = [
@@ -50,8 +48,6 @@ EXPECTED = {
     "RealPrePingEventHandlerTest": "needs connections that only look like psycopg's",
     "test_pre_ping_db_stays_shutdown": "reads a private counter of QueuePool",
 }
-
-Results = dict[str, str]
 
 
 def unpack_sdist(folder: Path) -> Path:
@@ -116,26 +112,6 @@ def run(dialect: str, sources: Path, arguments: Sequence[str]) -> Results:
     return read(report)
 
 
-def read(report: Path) -> Results:
-    """Return each test's outcome from pytest's XML."""
-    results: Results = {}
-    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314  # our own
-        name = f"{case.get('classname')}.{case.get('name')}"
-        found = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        outcome = {"failure": "failed"}.get(found[0], found[0]) if found else "passed"
-        # A test and its teardown are two cases of one name: the worse counts.
-        if OUTCOMES.index(outcome) in (0, 3) and name in results:
-            outcome = results[name]
-        results[name] = outcome
-    return results
-
-
-def differences(one: Results, other: Results) -> list[tuple[str, str, str]]:
-    names = sorted({*one, *other})
-    pairs = [(name, one.get(name, "not run"), other.get(name, "not run")) for name in names]
-    return [(name, first, second) for name, first, second in pairs if first != second]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", action="store_true", help="only the dialect compliance suite")
@@ -149,18 +125,8 @@ def main() -> int:
         found = [path for path in folder.glob("sqlalchemy-*") if path.is_dir()]
         sources = found[0] if found else unpack_sdist(folder)
         results = {dialect: run(dialect, sources, arguments) for dialect in DIALECTS}
-    counts = {dialect: Counter(found.values()) for dialect, found in results.items()}
-    print(f"\nSQLAlchemy {sqlalchemy.__version__}" + "".join(f"{d:>12}" for d in counts))
-    for outcome in OUTCOMES:
-        print(f"{outcome:<16}" + "".join(f"{counts[dialect][outcome]:>12,}" for dialect in counts))
-    differing = differences(results["psycopg"], results["geventpg"])
-    unexpected = 0
-    for name, stock, ours in differing:
-        reason = next((why for part, why in EXPECTED.items() if part in name), "")
-        unexpected += not reason
-        print(f"{name}: {stock} on psycopg, {ours} on geventpg" + (reason and f" ({reason})"))
-    print(f"{len(differing)} tests differ, {unexpected} of them unexpectedly")
-    return 1 if unexpected or not counts["psycopg"]["passed"] else 0
+    title = f"SQLAlchemy {sqlalchemy.__version__}"
+    return 1 if compare(title, results["psycopg"], results["geventpg"], EXPECTED) else 0
 
 
 if __name__ == "__main__":
