@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+
+def _comment(depth: int) -> str:
+    """Return the pattern of a comment with others in it, so deep. It cannot fail half-way."""
+    if not depth:
+        return r"/\*.*?(?:\*/|\Z)"
+    return rf"/\*(?: [^*/]+ | \*(?!/) | /(?!\*) | {_comment(depth - 1)} )*(?:\*/|\Z)"
+
+
 _LITERALS = re.compile(
-    r"""
-      (?P<comment> --[^\n]* | /\*.*?(?:\*/|\Z) )
+    rf"""
+      (?P<comment> --[^\n]* | {_comment(3)} )
     | (?P<name> "(?:[^"]|"")*" )                              # a quoted identifier stays
     | (?P<text>
         [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)                       # with backslashes
