@@ -197,7 +197,8 @@ class Connection(ConnectingOnHub[Row]):
             if binary:
                 cur.format = pq.Format.BINARY
             elif prepare is None:
-                known = self._known.by_text.get(cast(Any, query))
+                text: Any = query  # a cast is a call
+                known = self._known.by_text.get(text)
                 if known is not None and cur.execute_known(known, query, params, fresh=True):
                     return cur
             return cur.execute(query, params, prepare=prepare)
