@@ -29,15 +29,12 @@ RUNNERS = {
 EXTENSIONS = ("hstore",)
 
 POOL = ["tests/pool/test_pool.py", "tests/pool/test_pool_common.py"]
-CONNECTION = [
-    *(f"tests/test_{name}.py" for name in ("adapt", "column", "concurrency", "connection")),
-    *(f"tests/test_{name}.py" for name in ("connection_info", "copy", "cursor", "cursor_client")),
-    *(f"tests/test_{name}.py" for name in ("cursor_common", "cursor_raw", "cursor_server")),
-    *(f"tests/test_{name}.py" for name in ("errors", "notify", "pipeline", "prepared")),
-    *(f"tests/test_{name}.py" for name in ("psycopg_dbapi20", "query", "rows", "sql", "tpc")),
-    *(f"tests/test_{name}.py" for name in ("transaction", "typeinfo", "xid")),
-    "tests/types",
-]
+_NAMES = """
+    adapt column concurrency connection connection_info copy cursor cursor_client cursor_common
+    cursor_raw cursor_server errors notify pipeline prepared psycopg_dbapi20 query rows sql tpc
+    transaction typeinfo xid
+"""
+CONNECTION = [*(f"tests/test_{name}.py" for name in _NAMES.split()), "tests/types"]
 # Part of the names of those that differ, and why: docs/differences.md says more.
 EXPECTED = {
     **dict.fromkeys(
@@ -82,6 +79,7 @@ def run(way: str, source: Path, folder: Path, dsn: str, arguments: Sequence[str]
     path.mkdir(exist_ok=True)
     # The proxy of their tests uses uvloop if there is one, and does not start with a recent one.
     (path / "uvloop.py").write_text("raise ModuleNotFoundError\n")
+    report.unlink(missing_ok=True)
     process = subprocess.run(
         [
             *(sys.executable, *RUNNERS[way], "-q", "--no-header", "--tb=short"),
@@ -89,7 +87,7 @@ def run(way: str, source: Path, folder: Path, dsn: str, arguments: Sequence[str]
             *(f"--junitxml={report}", f"--test-dsn={dsn}"),
             *("-k", f"not Null and not {ENDLESS}", *arguments),
         ],
-        cwd=source,
+        cwd=source.resolve(),
         env={**os.environ, "PYTHONPATH": str(path)},
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
@@ -108,6 +106,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a folder for the source, logs and reports")
     parser.add_argument("tests", nargs="*", help="files of the source, and arguments for pytest")
     options, more = parser.parse_known_args()
+    if options.source is not None and not (options.source / "tests").is_dir():
+        parser.error(f"{options.source} is not psycopg's source")
     arguments = [*(options.tests or ([] if options.pool else CONNECTION) + POOL), *more]
     programs = find_server_with(EXTENSIONS)
     if programs is None:
@@ -115,8 +115,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        source = options.source or folder / "psycopg"
-        source = source.resolve() if source.exists() else clone(folder)
+        kept = folder / "psycopg"
+        source = options.source or (kept if kept.exists() else clone(folder))
         results = {}
         for way in RUNNERS:
             with SystemPostgres(programs) as server:
