@@ -9,7 +9,6 @@ gevent, each dialect on a new server; every test must have the same outcome on b
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tarfile
@@ -23,7 +22,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 
 from tests.support.system_postgres import SystemPostgres, find_server_with
-from tests.upstream.outcomes import Results, compare, read
+from tests.upstream.outcomes import Results, compare, run_pytest
 
 ROOT = Path(__file__).parent.parent.parent
 DIALECTS = {"psycopg": [], "geventpg": ["-p", "tests.upstream.sqlalchemy_plugin"]}
@@ -76,7 +75,6 @@ def prepare(conn: psycopg.Connection[tuple[object, ...]]) -> None:
 
 def run(dialect: str, sources: Path, arguments: Sequence[str]) -> Results:
     """Run the tests on one dialect and return their outcomes."""
-    report = sources.parent / f"{dialect}.xml"
     settings = {"default_text_search_config": "pg_catalog.english"}
     # Some tests put the parts of a URL together by replacing capital letters in it.
     programs = find_server_with(EXTENSIONS)
@@ -93,23 +91,13 @@ def run(dialect: str, sources: Path, arguments: Sequence[str]) -> Results:
             server.port,
             "postgres",
         )
-        process = subprocess.run(
-            [
-                *(sys.executable, "-s", "-m", "pytest", *DIALECTS[dialect], "-q", "--no-header"),
-                *("-p", "no:cacheprovider", "--maxfail=0", "-o", "addopts=", "--tb=short"),
-                *("--backend-only", "--dburi", url.render_as_string(hide_password=False)),
-                *(f"--junitxml={report}", *arguments),
-            ],
-            cwd=sources,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=(sources.parent / f"{dialect}.log").open("w"),
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if process.returncode not in (0, 1) or not report.exists():
-        print((sources.parent / f"{dialect}.log").read_text()[-5000:])
-        raise SystemExit(f"the tests could not be run on {dialect} (status {process.returncode})")
-    return read(report)
+        command = [
+            *("-s", "-m", "pytest", *DIALECTS[dialect], "-q", "--no-header"),
+            *("-p", "no:cacheprovider", "--maxfail=0", "-o", "addopts=", "--tb=short"),
+            *("--backend-only", "--dburi", url.render_as_string(hide_password=False)),
+            *arguments,
+        ]
+        return run_pytest(dialect, command, sources=sources, folder=sources.parent, path=ROOT)
 
 
 def main() -> int:
