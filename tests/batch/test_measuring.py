@@ -10,7 +10,8 @@ import pytest
 
 import geventpg
 from tests.batch.helpers import INSERT, batch_of, inserts, numbers
-from tests.connection.helpers import Attempt, active
+from tests.connection.helpers import Attempt
+from tests.statements.helpers import sleeping
 from tests.support import wait_until
 
 SLEEP = "select pg_sleep(60)"
@@ -72,21 +73,21 @@ def test_those_that_fail_are_told_with_the_error(measured):
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_those_that_are_killed_are_told_with_the_reason(measured, backends, atomic):
+def test_those_that_are_killed_are_told_with_the_reason(measured, admin, atomic):
     pool, told = measured
     killed = Attempt(partial(pool.send_batch, atomic=atomic), batch_of("select 1", SLEEP))
-    wait_until(lambda: active(backends))
+    wait_until(lambda: sleeping(admin))
     killed.throw(gevent.GreenletExit())
     killed.join()
     assert isinstance(told[0].error, gevent.GreenletExit)
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_those_whose_connection_is_lost_are_told(measured, backends, admin, atomic):
+def test_those_whose_connection_is_lost_are_told(measured, admin, atomic):
     pool, told = measured
     lost = Attempt(partial(pool.send_batch, atomic=atomic), batch_of("select 1", SLEEP))
-    wait_until(lambda: active(backends))
-    admin.execute("select pg_terminate_backend(%s)", (active(backends)[0].pid,))
+    wait_until(lambda: sleeping(admin))
+    admin.execute("select pg_terminate_backend(%s)", (sleeping(admin)[0],))
     lost.join()
     assert told[0].error is (lost.error if atomic else lost.result[1].error)
 
