@@ -10,6 +10,7 @@ import pytest
 from tests.batch.helpers import INSERT, batch_of, check_pool, rows
 from tests.chaos.switch_points import EXCEPTIONS, MOMENTS, ThrowAtSwitch
 from tests.connection.helpers import Attempt, active
+from tests.statements.helpers import sleeping
 from tests.support import wait_until
 
 LARGE = "x" * 300_000
@@ -91,9 +92,9 @@ def test_a_time_limit_ends_a_batch_on_the_server(pool, done, backends):
     check_pool(pool)
 
 
-def test_a_batch_cancelled_from_outside_is_a_failed_statement(pool, done, backends):
+def test_a_batch_cancelled_from_outside_is_a_failed_statement(pool, done, admin):
     attempt = Attempt(pool.send_batch, batch_of((INSERT, (1, "a")), "select pg_sleep(30)"))
-    wait_until(lambda: active(backends), message="it runs")
+    wait_until(lambda: sleeping(admin), message="it sleeps")
     assert pool.cancel_statements() == 1
     attempt.join()
     assert type(attempt.error).__name__ == "QueryCanceled"
@@ -102,11 +103,11 @@ def test_a_batch_cancelled_from_outside_is_a_failed_statement(pool, done, backen
     check_pool(pool)
 
 
-def test_a_connection_closed_under_a_batch_is_a_lost_one(pool, done, backends):
+def test_a_connection_closed_under_a_batch_is_a_lost_one(pool, done, admin):
     attempt = Attempt(
         lambda: pool.send_batch(batch_of((INSERT, (1, "a")), "select pg_sleep(30)"), atomic=False)
     )
-    wait_until(lambda: active(backends), message="it runs")
+    wait_until(lambda: sleeping(admin), message="it sleeps")
     pool.abort(wake=True)
     attempt.join()
     errors = [result.error for result in attempt.result]
