@@ -91,8 +91,10 @@ def pipeline(conn):
 
 
 def executemany(conn):
-    rows = [[number] for number in range(20)]
-    conn.cursor().executemany("INSERT INTO chaos_points VALUES (%s)", rows)
+    # Each of them takes the server a moment: answers that are there at once are not waited for.
+    rows = [[number] for number in range(5)]
+    for _ in range(2):
+        conn.cursor().executemany("INSERT INTO chaos_points SELECT %s FROM pg_sleep(0.001)", rows)
 
 
 def send_a_batch(pool, atomic):
