@@ -17,7 +17,10 @@ monkey.patch_all()
 import gevent  # noqa: E402
 
 from geventpg import Pool  # noqa: E402
+from tests.support.children import watch_children  # noqa: E402
 from tests.support.process_sockets import sockets_to  # noqa: E402
+
+watch_children()
 
 CHILDREN = 3
 GREENLETS = 20

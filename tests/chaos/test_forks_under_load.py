@@ -64,6 +64,7 @@ QUIET = """
 import gc, os, socket, struct, sys
 from gevent import monkey; monkey.patch_all()
 import gevent, geventpg
+from tests.support.children import watch_children; watch_children()
 
 def traffic(conn):
     # The kernel's count for the socket, whoever wrote: tcp_info's bytes_acked and bytes_received.

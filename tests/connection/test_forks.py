@@ -6,7 +6,11 @@ import pytest
 
 from tests.support.script import output_of
 
-PATCHES = {"unpatched": "", "patched": "from gevent import monkey; monkey.patch_all()"}
+WATCHED = "from tests.support.children import watch_children; watch_children()"
+PATCHES = {
+    "unpatched": "",
+    "patched": f"from gevent import monkey; monkey.patch_all()\n{WATCHED}",
+}
 
 SCRIPT = """
 import gc, os, sys, warnings, gevent, geventpg

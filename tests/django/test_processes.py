@@ -31,7 +31,10 @@ def pid():
         return cursor.fetchone()[0]
 """
 
-PATCH = "from gevent import monkey; monkey.patch_all()\n"
+PATCH = (
+    "from gevent import monkey; monkey.patch_all()\n"
+    "from tests.support.children import watch_children; watch_children()\n"
+)
 
 
 @pytest.fixture

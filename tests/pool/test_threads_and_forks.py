@@ -99,6 +99,7 @@ def test_the_tests_run_patched():
 
 def run_script(body, dsn):
     script = "import sys, os, gevent\nfrom gevent import monkey\nmonkey.patch_all()\n"
+    script += "from tests.support.children import watch_children; watch_children()\n"
     script += "from geventpg import Pool\ndsn = sys.argv[1]\n" + textwrap.dedent(body)
     return subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", script, dsn],

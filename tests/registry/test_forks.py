@@ -10,6 +10,7 @@ from tests.support.script import output_of
 GEVENT = """
 import os, sys
 from gevent import monkey; monkey.patch_all()
+from tests.support.children import watch_children; watch_children()
 import geventpg
 """
 

@@ -10,6 +10,7 @@ PATCHES = {"unpatched": "", "patched": "from gevent import monkey; monkey.patch_
 
 CONNECTIONS = """
 import gc, os, sys, warnings, gevent, gevent.os, geventpg
+from tests.support.children import watch_children; watch_children()
 warnings.simplefilter("ignore")
 conn = geventpg.Connection.connect(sys.argv[1], autocommit=True)
 assert conn.pgconn.ssl_in_use
@@ -56,6 +57,7 @@ def test_the_parents_tls_sessions_live_when_the_child(tls_dsn, patch, child):
 
 HANDSHAKE = """
 import os, sys, gevent, gevent.os, geventpg
+from tests.support.children import watch_children; watch_children()
 parent = os.getpid()
 
 def connect():
@@ -90,6 +92,7 @@ def test_a_handshake_under_way_goes_on_in_the_parent_only(terminator):
 PRELOADED = """
 from gevent import monkey; monkey.patch_all()
 import os, sys, gevent, geventpg
+from tests.support.children import watch_children; watch_children()
 geventpg.configure(sys.argv[1], min_size=2, max_size=3)
 
 def work(count):

@@ -139,6 +139,7 @@ gevent.joinall(jobs, timeout=20, raise_error=True)
 assert len({job.value for job in jobs}) <= 2
 # -- a forked child has a pool of its own
 before = fill(engine)
+from tests.support.children import watch_children; watch_children()
 child = os.fork()
 if not child:
     try:

@@ -403,6 +403,7 @@ def test_a_forked_child_counts_from_zero(dsn):
         """
         from gevent import monkey; monkey.patch_all()
         import os, sys, gevent, geventpg
+        from tests.support.children import watch_children; watch_children()
         pool = geventpg.Pool(sys.argv[1], min_size=1, max_size=1, open=True, timings=True)
         with pool.connection() as conn:
             conn.execute("select 1")
