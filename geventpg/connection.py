@@ -1,8 +1,8 @@
 """`Connection`: psycopg's connection, waiting on the gevent hub.
 
-Waiting, cancelling and the lock are replaced here, connecting in `connecting`; everything else
-is psycopg's. It works alone, in any greenlet of the thread that opened it, whatever was imported
-before monkey-patching and whether or not anything was patched.
+Waiting and the lock are replaced here, connecting in `connecting`, cancelling in `cancelling`;
+everything else is psycopg's. It works alone, in any greenlet of the thread that opened it,
+whatever was imported before monkey-patching and whether or not anything was patched.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
 
 import psycopg
 from psycopg import errors, generators, postgres, pq
-from psycopg._capabilities import capabilities
 from psycopg.abc import Params, PQGen, Query
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import Row, RowFactory, tuple_row
@@ -25,6 +24,7 @@ from psycopg.rows import Row, RowFactory, tuple_row
 from . import hub
 from .adaptation import ConnectionAdapters
 from .asking import ask_gen
+from .cancelling import CancellingOnHub
 from .connecting import ConnectingOnHub
 from .cursor import Cursor
 from .healing import heal
@@ -51,7 +51,7 @@ OK = int(pq.ConnStatus.OK)
 READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 
 
-class Connection(ConnectingOnHub[Row]):
+class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     """A `psycopg.Connection` whose waiting happens on the gevent hub.
 
     It belongs to the thread that opened it: using it from another thread's hub raises
@@ -66,9 +66,6 @@ class Connection(ConnectingOnHub[Row]):
     """
 
     __module__ = "geventpg"
-
-    cancel_timeout: float = 5.0
-    """Seconds for cancelling an interrupted statement and reading its remains."""
 
     def __init__(
         self, pgconn: pq.abc.PGconn, row_factory: RowFactory[Row] = cast(Any, tuple_row)
@@ -212,47 +209,6 @@ class Connection(ConnectingOnHub[Row]):
         """
         self._watch.stop(_closed_meanwhile if wake else None)
         self.pgconn.finish()
-
-    # -- cancelling -----------------------------------------------------------------------
-
-    def cancel(self) -> None:
-        """Ask the server to cancel the running statement, if any.
-
-        From a greenlet of the connection's thread it blocks that greenlet only; elsewhere it
-        is psycopg's blocking `cancel`.
-        """
-        if hub.can_wait(self._watch.hub):
-            self.cancel_safe()
-        else:
-            super().cancel()
-
-    def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Ask the server to cancel the running statement, if any; wait until it was asked.
-
-        Block this greenlet only. Raise ``psycopg.errors.CancellationTimeout`` after
-        *timeout* seconds. When it returns, the server has been signalled: the signal cannot
-        hit a statement sent later.
-        """
-        if self._should_cancel():
-            self.send_cancel(monotonic() + (timeout or 86_400.0))
-
-    def send_cancel(self, deadline: float) -> None:
-        """Do `cancel_safe`, also during a two-phase commit, until *deadline*."""
-        if not capabilities.has_cancel_safe():
-            hub.run_in_thread(self.pgconn.get_cancel().cancel)
-            return
-        try:
-            hub.drive_connecting(self._cancel_gen(), deadline)
-        except hub.DeadlineReached:
-            raise errors.CancellationTimeout("cancellation timeout expired") from None
-
-    def _try_cancel(self, *, timeout: float = 5.0) -> None:
-        """Cancel for psycopg's own cleaning up, which reads to the end without a bound."""
-        try:
-            self.cancel_safe(timeout=min(timeout, self.cancel_timeout))
-        except errors.Error as error:
-            logger.warning("closing %s: cancelling its statement failed: %s", self, error)
-            self.discard()
 
     # -- the pool's view ------------------------------------------------------------------
 

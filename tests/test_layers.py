@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     (
         "connection",
         [
-            *("connection*", "connecting*"),
+            *("connection*", "connecting*", "cancelling"),
             "adaptation",
             "adoption",
             "asking",
