@@ -157,9 +157,11 @@ class Connector:
     def replace(self, slot: Slot) -> bool:
         """Open a connection that *slot* will make room for; ``False`` if there is no space.
 
-        ``True`` also says: not now, ask again soon.
+        ``True`` also says: it is being done, or not now, ask again soon.
         """
         bag = self._pool._bag
+        if any(job.replaces is slot for job in self._jobs.values()):
+            return True
         if self.outage is not None:
             return True  # better an old connection than none
         if bag.size >= self._pool.max_size:

@@ -34,6 +34,8 @@ logger = logging.getLogger("psycopg.pool")
 _LONGEST_SLEEP = 600.0
 _SHORTEST_SLEEP = 0.005
 _RAW_GREENLETS_INTERVAL = 0.25
+_REPRIEVE = 1.0
+"""Seconds for which an old connection is used on while its replacement is opened."""
 
 
 class Watchdog:
@@ -45,6 +47,8 @@ class Watchdog:
         self._greenlet: Any = None
         self._suspicious = False
         self._raw_greenlets = False
+        self._overdue: set[Slot] = set()
+        """Old connections, to be closed when their replacements are there."""
         self._shrink_at = monotonic() + pool.max_idle
 
     def start(self) -> None:
@@ -58,6 +62,7 @@ class Watchdog:
 
     def forget(self) -> None:
         """End the copy of the greenlet in a forked child."""
+        self._overdue.clear()
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill(block=False)
@@ -155,12 +160,15 @@ class Watchdog:
 
     def _expire(self, pool: Pool[Any]) -> None:
         now = monotonic()
+        overdue, self._overdue = self._overdue, set()
         for slot in list(pool._bag.idle):
-            if slot.expires_at > now:
+            if slot.expires_at > now and slot not in overdue:
                 continue
             needed = pool._bag.size - pool._bag.connecting <= pool.min_size
             if needed and pool._connector.replace(slot):
-                slot.expires_at = now + 1.0  # closed when its replacement is there
+                # Asked again when something was opened: that may have been for another one.
+                self._overdue.add(slot)
+                slot.expires_at = now + _REPRIEVE
             else:
                 pool._evict(slot, slot.fate)
                 logger.info("discarding expired connection")

@@ -1,4 +1,4 @@
-"""How a pool grows, shrinks, ages and is resized, and that it never passes ``max_size``."""
+"""How a pool grows, shrinks and is resized, and that it never passes ``max_size``."""
 
 from __future__ import annotations
 
@@ -18,29 +18,15 @@ from tests.support.pools import (
     hold_all,
     sampling,
     settled,
+    slow_class,
     terminate,
 )
-from tests.support.stalls import HubTicker
 
 
 def use(pool, times=1, query="SELECT 1"):
     for _ in range(times):
         with pool.connection() as conn:
             conn.execute(query)
-
-
-def slow_class(delay, started=None):
-    """Return a connection class whose connect takes *delay* seconds more."""
-
-    class Slow(Connection):
-        @classmethod
-        def connect(cls, *args, **kwargs):
-            if started is not None:
-                started.append(time.monotonic())
-            gevent.sleep(delay)
-            return super().connect(*args, **kwargs)
-
-    return Slow
 
 
 # -- growing -------------------------------------------------------------------------------------
@@ -215,72 +201,6 @@ def test_a_pool_without_minimum_shrinks_to_nothing(make_pool, backends):
     wait_until(lambda: settled(pool, 0))
     wait_until(lambda: not backends())
     use(pool)
-
-
-# -- age -----------------------------------------------------------------------------------------
-
-
-def test_an_idle_connection_is_replaced_at_the_end_of_its_life(make_pool, backends):
-    pool = make_pool(min_size=2, max_size=3, max_lifetime=0.3)
-    pool.wait()
-    first = {b.pid for b in backends()}
-    wait_until(lambda: not first & {b.pid for b in backends()})
-    wait_until(lambda: counts(pool).idle == 2)
-
-
-def test_an_old_connection_stays_until_its_replacement_is_there(make_pool):
-    pool = make_pool(min_size=2, max_size=3, max_lifetime=0.4, connection_class=slow_class(0.1))
-    pool.wait()
-    lowest = []
-    opened = pool.get_stats()["connections_num"]
-    with sampling(lambda: lowest.append(counts(pool).idle), 0.001):
-        wait_until(lambda: pool.get_stats()["connections_num"] >= opened + 4)
-    assert min(lowest) >= 2
-
-
-def test_a_full_pool_replaces_its_old_connections_too(make_pool, backends):
-    pool = make_pool(min_size=2, max_size=2, max_lifetime=0.3)
-    pool.wait()
-    first = {b.pid for b in backends()}
-    wait_until(lambda: not first & {b.pid for b in backends()})
-
-
-def test_a_connection_past_its_life_is_replaced_when_it_is_returned(make_pool):
-    pool = make_pool(min_size=1, max_size=1, max_lifetime=0.1)
-    with pool.connection() as conn:
-        first = backend_pid(conn)
-        gevent.sleep(0.15)
-    with pool.connection() as conn:
-        assert backend_pid(conn) != first
-
-
-def test_an_idle_connection_that_was_in_use_when_all_was_quiet_is_replaced_in_time(make_pool):
-    pool = make_pool(min_size=1, max_size=1, max_lifetime=0.6)
-    conn = pool.getconn()
-    first = backend_pid(conn)
-    gevent.sleep(0.2)
-    pool.putconn(conn)
-    wait_until(lambda: pool.get_stats()["connections_num"] == 2, timeout=3)
-    with pool.connection() as conn:
-        assert backend_pid(conn) != first
-
-
-def test_lifetimes_differ_so_that_a_fleet_does_not_reconnect_at_once(make_pool, rng):
-    started = []
-    pool = make_pool(
-        min_size=10,
-        max_size=20,
-        max_lifetime=2.0,
-        num_workers=10,
-        connection_class=slow_class(0, started),
-    )
-    with HubTicker() as ticker:
-        pool.wait()
-        wait_until(lambda: len(started) >= 20, timeout=8)
-    second_life = started[10:20]
-    assert second_life[-1] - second_life[0] > 0.01
-    late = ticker.any_between(started[9] + 1.9, second_life[0])
-    assert second_life[0] - started[9] < 2.0 + late
 
 
 # -- resizing ------------------------------------------------------------------------------------

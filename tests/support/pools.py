@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import gevent
 import greenlet
 import psycopg
 
+from geventpg import Connection
 from tests.support.waiting import wait_until
 
 _COUNT = re.compile(r"\b(size|idle|in_use|waiting|connecting|max_size)=(\d+)")
@@ -115,3 +117,17 @@ def engine_greenlets() -> list[gevent.Greenlet]:
             if str(getattr(function, "__module__", "")).startswith("geventpg"):
                 found.append(thing)
     return found
+
+
+def slow_class(delay: float, started: list[float] | None = None) -> type[Connection[Any]]:
+    """Return a connection class whose connect takes *delay* seconds more."""
+
+    class Slow(Connection[Any]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            if started is not None:
+                started.append(time.monotonic())
+            gevent.sleep(delay)
+            return super().connect(*args, **kwargs)
+
+    return Slow
