@@ -107,6 +107,9 @@ class Pool(StatementMethods[CT]):
         if self._idle and timeout > 0:
             slot = self._idle.pop()
             conn = slot.conn
+            if conn._watch.reader.pending:
+                self._idle.append(slot)
+                return self._take(now, now + timeout, timeout).conn  # type: ignore[return-value]
             slot.state = _IN_USE
             slot.since, slot.taker = now, ref(getcurrent())
             self._out[conn] = slot
@@ -152,7 +155,12 @@ class Pool(StatementMethods[CT]):
             raise self._timed_out(timeout)
         if not bag.idle and self._reclaim is not None and self._reclaim():
             self._watchdog.look_after_raw_greenlets()
-        if bag.idle:
+        while bag.idle:
+            slot = bag.idle[-1 if self.use_lifo else 0]
+            if slot.conn._watch.reader.pending and not slot.conn.check_idle():
+                # The hub, which would tell in this turn of it, let us go on first.
+                self._watchdog.found_dead(self, slot, Cause.CLOSED_BY_SERVER)
+                continue
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))
             slot.move(_IN_USE)

@@ -82,7 +82,8 @@ class Recycler:
         elif (spent := self._is_spent(slot, now)) or pool._bag.size > pool.max_size:
             logger.info("discarding expired connection")
             pool._evict(slot, slot.fate if spent else Cause.SHRUNK)
-        elif conn._watch.paused and not conn.check_idle():
+        elif (conn._watch.paused or slot.state is not SlotState.IN_USE) and not conn.check_idle():
+            # The pool had just talked to it: the end came right behind the answer.
             pool._stats[pool._CONNECTIONS_LOST] += 1
             logger.info("not serving connection found broken")
             pool._evict(slot, Cause.CLOSED_BY_SERVER)

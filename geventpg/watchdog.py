@@ -94,7 +94,7 @@ class Watchdog:
                 # Held by somebody who is busy elsewhere; it is looked at when returned.
                 conn._watch.pause()
             elif not conn.check_idle():
-                pool._watchdog._found_dead(pool, slot, Cause.CLOSED_BY_SERVER)
+                pool._watchdog.found_dead(pool, slot, Cause.CLOSED_BY_SERVER)
 
         return on_readable
 
@@ -241,7 +241,7 @@ class Watchdog:
             finally:
                 pool._tally.validate.record(monotonic() - started)
         except psycopg.Error as error:
-            self._found_dead(pool, slot, Cause.PROBE_FAILED)
+            self.found_dead(pool, slot, Cause.PROBE_FAILED)
             logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
         else:
             slot.probed_at = monotonic()
@@ -256,7 +256,8 @@ class Watchdog:
         if pool is not None and slot.state is SlotState.CHECKING and slot.keeper is ended:
             pool._evict(slot, Cause.UNCLEAN)
 
-    def _found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
+    def found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
+        """Evict an idle connection that is of no use any more; verify the others."""
         # Record first: a log handler may raise, or switch.
         pool._stats[pool._CONNECTIONS_LOST] += 1
         pool._evict(slot, cause)

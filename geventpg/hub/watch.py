@@ -73,10 +73,10 @@ class Watch:
         "_on_stopped",
         "_on_stray",
         "_parked",
-        "_read",
         "_switch",
         "fd",
         "paused",
+        "reader",
         "stopped",
     )
 
@@ -89,8 +89,10 @@ class Watch:
         self._on_stopped: Callable[[BaseException], None] | None = None
         self._parked: greenlet | None = None
         self._busy_since = 0.0
-        self._read = self._hub.loop.io(fd, READ, ref=False)
-        self._read.start(on_stray)
+        self.reader = self._hub.loop.io(fd, READ, ref=False)
+        """`pending` tells that there is something to read, which the hub knows since its last poll
+        and has not come to yet: others had their turns first."""
+        self.reader.start(on_stray)
 
     @property
     def hub(self) -> gevent.hub.Hub:
@@ -108,7 +110,7 @@ class Watch:
             check_can_wait(self._hub, "the connection")
         try:
             wanted = next(gen)
-            read = self._read
+            read = self.reader
             while True:
                 if wanted == READ:
                     if self.paused:
@@ -176,16 +178,16 @@ class Watch:
         if wanted & READ:
             if self.paused:
                 self.resume()
-            self._read.callback = partial(switcher(current), READ)
-            self._read.ref = True
+            self.reader.callback = partial(switcher(current), READ)
+            self.reader.ref = True
         self._parked = current
         try:
             # Parked: woken by the socket, the timer, `stop()`, or an exception.
             return self._switch() or 0
         finally:
             self._parked = None
-            self._read.ref = False
-            self._read.callback = self._on_stray
+            self.reader.ref = False
+            self.reader.callback = self._on_stray
             for watcher in (write, timer):
                 if watcher is not None:
                     watcher.stop()
@@ -202,14 +204,14 @@ class Watch:
         if self.paused:
             self.resume()
         self._on_stopped = on_stopped
-        self._read.callback = on_readable
-        self._read.ref = True
+        self.reader.callback = on_readable
+        self.reader.ref = True
 
     def unattend(self) -> None:
         """End `attend`. Does not switch."""
         self._on_stopped = None
-        self._read.ref = False
-        self._read.callback = self._on_stray
+        self.reader.ref = False
+        self.reader.callback = self._on_stray
 
     def when_writable(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have the hub call *callback* whenever data can be sent; return what ends that."""
@@ -224,12 +226,12 @@ class Watch:
 
     def pause(self) -> None:
         """Stop watching: data is there that nobody waits for and the loop would spin."""
-        self._read.stop()
+        self.reader.stop()
         self.paused = True
 
     def resume(self) -> None:
         """Watch again after `pause`."""
-        self._read.start(self._on_stray)
+        self.reader.start(self._on_stray)
         self.paused = False
 
     def stop(self, error: Callable[[], BaseException] | None = None) -> None:
@@ -238,7 +240,7 @@ class Watch:
         A greenlet that waits here is woken with *error*: nothing else would ever wake it.
         Only for the thread of the hub; see `at_home` for the others.
         """
-        self._read.stop()
+        self.reader.stop()
         self.paused = self.stopped = True
         parked = self._parked
         if error is not None and parked is not None and parked is not getcurrent():
@@ -285,7 +287,7 @@ class Watch:
 
     def abandon(self) -> None:
         """Forget the watcher in a forked child, where the loop starts anew."""
-        self._read.stop()
+        self.reader.stop()
         self.paused = self.stopped = True
         self._parked = self._on_stopped = None
 

@@ -17,6 +17,7 @@ import pytest
 from geventpg import PoolTimeout
 from tests.chaos.form import pick
 from tests.connection.helpers import Attempt
+from tests.statements.helpers import sleeping
 from tests.support import wait_until
 from tests.support.pools import backend_pid, counts, give_back, hold_all, settled
 
@@ -30,6 +31,13 @@ def pids(pool):
         return {backend_pid(conn) for conn in conns}
     finally:
         give_back(pool, conns)
+
+
+def end_with_the_hub_held(admin, *sessions):
+    """Terminate *sessions* and return when they are over; nobody else runs meanwhile."""
+    for pid in sessions:
+        ended = admin.pgconn.exec_(f"SELECT pg_terminate_backend({pid}, 5000)".encode())
+        assert ended.get_value(0, 0) == b"t"
 
 
 def test_who_was_handed_a_connection_gets_it_though_the_deadline_passed(make_pool, figures):
@@ -118,3 +126,63 @@ def test_connecting_through_a_blockade(make_pool, proxy, dsn, figures, min_size)
     pool.putconn(attempt.result)
     figures.at_most("attempts that failed", pool.get_stats()["connections_errors"], 0)
     proxy.delay(0)
+
+
+@pytest.mark.parametrize("use_lifo", [True, False], ids=["lifo", "fifo"])
+@pytest.mark.parametrize("way", ["a checkout", "a single statement"])
+def test_what_ended_during_a_blockade_is_given_to_nobody_who_goes_on_first(
+    make_pool, admin, way, use_lifo
+):
+    pool = make_pool(min_size=4, max_size=4, use_lifo=use_lifo)
+    conns = hold_all(pool, 4)
+    for conn in conns:
+        conn.execute("SELECT 1", prepare=True)  # and it is known that there is no pooler
+        conn.rollback()
+    sessions = {backend_pid(conn) for conn in conns}
+    give_back(pool, conns)
+    assert settled(pool, 4)
+    busy = []
+
+    def go_on():
+        with pool.connection() as conn:
+            busy.append(backend_pid(conn))
+            conn.execute("SELECT pg_sleep(0.5)")
+            if way == "a single statement":
+                return pool.fetch_val("SELECT pg_backend_pid()")
+            with pool.connection() as other:
+                return other.execute("SELECT pg_backend_pid()").fetchone()[0]
+
+    attempt = Attempt(go_on)
+    wait_until(lambda: sleeping(admin))
+    gevent.sleep(0.05)  # the answer to BEGIN was read
+    idle = list(sessions - set(busy))
+    # The hub will see at once three sessions' ends and, last, the answer.
+    end_with_the_hub_held(admin, *idle)
+    block(0.5)
+    assert attempt.join().error is None
+    assert attempt.result not in idle
+    assert pool.get_stats()["connections_lost"] == 3
+    wait_until(lambda: settled(pool, 4))
+
+
+def test_a_session_that_ended_right_after_its_probe_is_given_to_nobody(make_pool, admin):
+    pool = make_pool(min_size=1, max_size=1)
+    pool.wait()
+    with pool.connection() as conn:
+        ended = backend_pid(conn)
+
+    def take():
+        with pool.connection() as conn:
+            return conn.execute("SELECT pg_backend_pid()").fetchone()[0]
+
+    checking = Attempt(pool.check)
+    gevent.sleep(0)
+    taking = Attempt(take)
+    gevent.sleep(0)
+    assert counts(pool).waiting == 1  # for the one that is probed
+    block(0.05)  # the answer to the probe is here, and the session's end comes behind it
+    end_with_the_hub_held(admin, ended)
+    assert taking.join().error is None
+    assert taking.result != ended
+    assert checking.join().error is None
+    assert pool.get_stats()["connections_lost"] == 1
