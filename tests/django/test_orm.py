@@ -42,6 +42,8 @@ def test_two_hundred_greenlets_share_three_connections(orm, backends):
         Author.objects.create(name=f"author {number}")
         with transaction.atomic():
             found = Author.objects.select_for_update().get(name=f"author {number}")
+            with connection.cursor() as cursor:
+                cursor.execute("select pg_sleep(0.005)")  # so that it is worth a third one
         close_old_connections()
         return found.pk
 

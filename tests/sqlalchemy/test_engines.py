@@ -61,7 +61,7 @@ def test_many_greenlets_share_few_connections(make_engine, backends):
     def work(number):
         with engine.connect() as conn:
             return conn.scalar(
-                text("SELECT :number + 0 * length(pg_sleep(0.002)::text)"), {"number": number}
+                text("SELECT :number + 0 * length(pg_sleep(0.01)::text)"), {"number": number}
             )
 
     assert in_greenlets(work, 40) == list(range(40))

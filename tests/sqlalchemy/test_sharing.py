@@ -10,7 +10,7 @@ from sqlalchemy import event, exc, text
 import geventpg
 from tests.sqlalchemy.conftest import in_greenlets, listen_to, pid_of
 from tests.support import wait_until
-from tests.support.pools import counts
+from tests.support.pools import counts, give_back, hold_all
 
 
 def test_one_limit_for_get_conn_and_the_engine(make_engine, named_pool, backends):
@@ -20,10 +20,10 @@ def test_one_limit_for_get_conn_and_the_engine(make_engine, named_pool, backends
         if number % 2:
             with engine.connect() as conn:
                 return conn.scalar(
-                    text("SELECT :n + 0 * length(pg_sleep(0.001)::text)"), {"n": number}
+                    text("SELECT :n + 0 * length(pg_sleep(0.01)::text)"), {"n": number}
                 )
         with geventpg.get_conn(named_pool) as conn:
-            query = "SELECT %s + 0 * length(pg_sleep(0.001)::text)"
+            query = "SELECT %s + 0 * length(pg_sleep(0.01)::text)"
             return conn.execute(query, [number]).fetchone()[0]
 
     assert in_greenlets(work, 40) == list(range(40))
@@ -146,6 +146,8 @@ def test_a_url_that_names_a_server_too_is_refused(make_engine, named_pool):
 
 
 def test_a_busy_shared_pool_is_sqlalchemys_timeout_error(make_engine, named_pool):
+    pool = geventpg.get_pool(named_pool)
+    give_back(pool, hold_all(pool, 3))  # so that nobody has to connect in that time
     engine = make_engine(pool_name=named_pool, pool_timeout=0.05)
     conns = [engine.connect() for _ in range(3)]
     with pytest.raises(exc.TimeoutError):
