@@ -94,7 +94,7 @@ class Pipes:
             return None
         slot = pool._idle[-1]
         conn: Any = slot.conn
-        if conn._watch.reader.pending:
+        if conn._watch.news.pending:
             return None  # it may have ended: `getconn` would give another one, or wait for it
         if conn._pooled is None:
             return None  # asking whether a pooler is in between takes a round trip

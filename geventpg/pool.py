@@ -107,7 +107,7 @@ class Pool(StatementMethods[CT]):
         if self._idle and timeout > 0:
             slot = self._idle.pop()
             conn = slot.conn
-            if conn._watch.reader.pending:
+            if conn._watch.news.pending:
                 self._idle.append(slot)
                 return self._take(now, now + timeout, timeout).conn  # type: ignore[return-value]
             slot.state = _IN_USE
@@ -157,10 +157,8 @@ class Pool(StatementMethods[CT]):
             self._watchdog.look_after_raw_greenlets()
         while bag.idle:
             slot = bag.idle[-1 if self.use_lifo else 0]
-            if slot.conn._watch.reader.pending and not slot.conn.check_idle():
-                # The hub, which would tell in this turn of it, let us go on first.
-                self._watchdog.found_dead(self, slot, Cause.CLOSED_BY_SERVER)
-                continue
+            if slot.conn._watch.news.pending and not self._watchdog.is_alive(self, slot):
+                continue  # the hub would have told in this turn of it, and let us go on first
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))
             slot.move(_IN_USE)

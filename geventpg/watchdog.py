@@ -93,8 +93,8 @@ class Watchdog:
             if pool is None or slot is None or slot.state is not SlotState.IDLE:
                 # Held by somebody who is busy elsewhere; it is looked at when returned.
                 conn._watch.pause()
-            elif not conn.check_idle():
-                pool._watchdog.found_dead(pool, slot, Cause.CLOSED_BY_SERVER)
+            else:
+                pool._watchdog.is_alive(pool, slot)
 
         return on_readable
 
@@ -241,7 +241,7 @@ class Watchdog:
             finally:
                 pool._tally.validate.record(monotonic() - started)
         except psycopg.Error as error:
-            self.found_dead(pool, slot, Cause.PROBE_FAILED)
+            self._found_dead(pool, slot, Cause.PROBE_FAILED)
             logger.log(level, "discarding broken connection: %s: %s", slot.conn, error)
         else:
             slot.probed_at = monotonic()
@@ -256,8 +256,18 @@ class Watchdog:
         if pool is not None and slot.state is SlotState.CHECKING and slot.keeper is ended:
             pool._evict(slot, Cause.UNCLEAN)
 
-    def found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
-        """Evict an idle connection that is of no use any more; verify the others."""
+    def is_alive(self, pool: Pool[Any], slot: Slot) -> bool:
+        """See what the news of an idle connection are: evict it if they are its end."""
+        if slot.conn.check_idle():
+            return True
+        if slot.conn._closed:
+            pool._evict(slot, Cause.CLOSED_BY_USER)
+            logger.warning("discarding closed connection: %s", slot.conn)
+        else:
+            self._found_dead(pool, slot, Cause.CLOSED_BY_SERVER)
+        return False
+
+    def _found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
         # Record first: a log handler may raise, or switch.
         pool._stats[pool._CONNECTIONS_LOST] += 1
         pool._evict(slot, cause)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Generator
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import gevent
 import gevent.hub
@@ -55,6 +55,15 @@ def switcher(current: greenlet) -> Callable[..., Any]:
     return switch
 
 
+class _News(NamedTuple):
+    pending: bool
+
+
+_NO_NEWS = _News(pending=False)
+"""Of a loop that calls back as soon as it knows (libuv)."""
+_THE_END = _News(pending=True)
+
+
 class Watch:
     """The watchers of one socket: a read watcher that lives as long as the socket.
 
@@ -73,10 +82,11 @@ class Watch:
         "_on_stopped",
         "_on_stray",
         "_parked",
+        "_read",
         "_switch",
         "fd",
+        "news",
         "paused",
-        "reader",
         "stopped",
     )
 
@@ -89,10 +99,11 @@ class Watch:
         self._on_stopped: Callable[[BaseException], None] | None = None
         self._parked: greenlet | None = None
         self._busy_since = 0.0
-        self.reader = self._hub.loop.io(fd, READ, ref=False)
+        self._read = self._hub.loop.io(fd, READ, ref=False)
+        self.news: Any = self._read if hasattr(self._read, "pending") else _NO_NEWS
         """`pending` tells that there is something to read, which the hub knows since its last poll
-        and has not come to yet: others had their turns first."""
-        self.reader.start(on_stray)
+        and has not come to yet, as others had their turns first; or that the watch is over."""
+        self._read.start(on_stray)
 
     @property
     def hub(self) -> gevent.hub.Hub:
@@ -110,7 +121,7 @@ class Watch:
             check_can_wait(self._hub, "the connection")
         try:
             wanted = next(gen)
-            read = self.reader
+            read = self._read
             while True:
                 if wanted == READ:
                     if self.paused:
@@ -178,16 +189,16 @@ class Watch:
         if wanted & READ:
             if self.paused:
                 self.resume()
-            self.reader.callback = partial(switcher(current), READ)
-            self.reader.ref = True
+            self._read.callback = partial(switcher(current), READ)
+            self._read.ref = True
         self._parked = current
         try:
             # Parked: woken by the socket, the timer, `stop()`, or an exception.
             return self._switch() or 0
         finally:
             self._parked = None
-            self.reader.ref = False
-            self.reader.callback = self._on_stray
+            self._read.ref = False
+            self._read.callback = self._on_stray
             for watcher in (write, timer):
                 if watcher is not None:
                     watcher.stop()
@@ -204,14 +215,14 @@ class Watch:
         if self.paused:
             self.resume()
         self._on_stopped = on_stopped
-        self.reader.callback = on_readable
-        self.reader.ref = True
+        self._read.callback = on_readable
+        self._read.ref = True
 
     def unattend(self) -> None:
         """End `attend`. Does not switch."""
         self._on_stopped = None
-        self.reader.ref = False
-        self.reader.callback = self._on_stray
+        self._read.ref = False
+        self._read.callback = self._on_stray
 
     def when_writable(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have the hub call *callback* whenever data can be sent; return what ends that."""
@@ -226,12 +237,12 @@ class Watch:
 
     def pause(self) -> None:
         """Stop watching: data is there that nobody waits for and the loop would spin."""
-        self.reader.stop()
+        self._read.stop()
         self.paused = True
 
     def resume(self) -> None:
         """Watch again after `pause`."""
-        self.reader.start(self._on_stray)
+        self._read.start(self._on_stray)
         self.paused = False
 
     def stop(self, error: Callable[[], BaseException] | None = None) -> None:
@@ -240,8 +251,9 @@ class Watch:
         A greenlet that waits here is woken with *error*: nothing else would ever wake it.
         Only for the thread of the hub; see `at_home` for the others.
         """
-        self.reader.stop()
+        self._read.stop()
         self.paused = self.stopped = True
+        self.news = _THE_END
         parked = self._parked
         if error is not None and parked is not None and parked is not getcurrent():
             self._hub.loop.run_callback(self._throw, parked, error)
@@ -287,8 +299,9 @@ class Watch:
 
     def abandon(self) -> None:
         """Forget the watcher in a forked child, where the loop starts anew."""
-        self.reader.stop()
+        self._read.stop()
         self.paused = self.stopped = True
+        self.news = _THE_END
         self._parked = self._on_stopped = None
 
     def _throw(self, parked: Any, error: Callable[[], BaseException]) -> None:

@@ -388,3 +388,22 @@ def test_a_connection_that_is_reset_on_every_return_is_kept(make_pool, round_tri
     stats = pool.get_stats()
     assert stats["connections_num"] == 1
     assert stats["returns_bad"] == stats["connections_lost"] == 0
+
+
+# -- used after it came back ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use_lifo", [True, False], ids=["lifo", "fifo"])
+def test_a_connection_that_is_closed_after_its_return_is_given_to_nobody(make_pool, use_lifo):
+    pool = make_pool(min_size=1, max_size=1, use_lifo=use_lifo)
+    with pool.connection() as kept:
+        first = backend_pid(kept)
+    kept.close()
+    with pool.connection() as conn:
+        assert conn.execute("SELECT pg_backend_pid()").fetchone()[0] != first
+    with pool.connection() as kept:
+        first = backend_pid(kept)
+    kept.close()
+    assert pool.fetch_val("SELECT pg_backend_pid()") != first
+    assert pool.stats().retired["closed_by_user"] == 2
+    assert pool.get_stats()["connections_lost"] == 0
