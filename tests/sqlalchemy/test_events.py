@@ -28,6 +28,7 @@ def test_connect_fires_once_for_each_connection(make_engine):
 
     def work(_):
         with engine.connect() as conn:
+            conn.execute(text("SELECT pg_sleep(0.02)"))  # so that it is worth a second one
             return pid_of(conn)
 
     assert len(set(in_greenlets(work, 20))) == 2
