@@ -104,12 +104,9 @@ class Pool(StatementMethods[CT]):
         self._requests += 1
         now = monotonic()
         conn: Any
-        if self._idle and timeout > 0:
+        if self._idle and timeout > 0 and not self._idle[-1].conn._watch.news.pending:
             slot = self._idle.pop()
             conn = slot.conn
-            if conn._watch.news.pending:
-                self._idle.append(slot)
-                return self._take(now, now + timeout, timeout).conn  # type: ignore[return-value]
             slot.state = _IN_USE
             slot.since, slot.taker = now, ref(getcurrent())
             self._out[conn] = slot
