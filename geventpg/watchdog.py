@@ -47,8 +47,6 @@ class Watchdog:
         self._greenlet: Any = None
         self._suspicious = False
         self._raw_greenlets = False
-        self._overdue: set[Slot] = set()
-        """Old connections, to be closed when their replacements are there."""
         self._shrink_at = monotonic() + pool.max_idle
 
     def start(self) -> None:
@@ -62,7 +60,6 @@ class Watchdog:
 
     def forget(self) -> None:
         """End the copy of the greenlet in a forked child."""
-        self._overdue.clear()
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill(block=False)
@@ -160,14 +157,12 @@ class Watchdog:
 
     def _expire(self, pool: Pool[Any]) -> None:
         now = monotonic()
-        overdue, self._overdue = self._overdue, set()
         for slot in list(pool._bag.idle):
-            if slot.expires_at > now and slot not in overdue:
+            if slot.conn._expire_at > now:  # which a reprieve leaves as it is
                 continue
             needed = pool._bag.size - pool._bag.connecting <= pool.min_size
             if needed and pool._connector.replace(slot):
                 # Asked again when something was opened: that may have been for another one.
-                self._overdue.add(slot)
                 slot.expires_at = now + _REPRIEVE
             else:
                 pool._evict(slot, slot.fate)
