@@ -162,6 +162,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         note_loss(self, error)
         if self.pgconn.status == BAD:
             self._watch.stop()
+            _end(gen)  # here, as what fails when it is collected is printed
         elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
             self._on_read_only(self)
         elif getattr(gen, "gi_frame", None) is not None:
@@ -170,9 +171,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     def _interrupted(self, gen: PQGen[Any]) -> None:
         """Leave no statement running after an exception: see `healing`."""
         try:
-            # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed.
-            with suppress(RuntimeError, errors.Error):
-                gen.close()
+            _end(gen)
         finally:
             heal(self)
 
@@ -343,6 +342,12 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
 
 def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:
     watch.stop()
+
+
+def _end(gen: PQGen[Any]) -> None:
+    # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed.
+    with suppress(RuntimeError, errors.Error):
+        gen.close()
 
 
 def _closed_meanwhile() -> errors.OperationalError:

@@ -235,6 +235,42 @@ def test_any_exception_does_what_a_timeout_does(connect, backends, table, operat
     assert_ends_on_the_server(Attempt(operation, conn, table), conn, make_error(), backends)
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [op for op in OPERATIONS if op not in {inside_copy_in, inside_copy_out, inside_stream}],
+    ids=lambda function: function.__name__,
+)
+def test_an_operation_fails_when_somebody_else_closes_its_connection(
+    connect, backends, table, operation
+):
+    conn = connect()
+    attempt = Attempt(operation, conn, table)
+    wait_until(lambda: active(backends), message="the server is at work")
+    conn.close()
+    attempt.join(8)
+    assert isinstance(attempt.error, psycopg.OperationalError)
+
+
+def test_what_a_generator_does_at_its_end_is_done_when_the_connection_is_closed_meanwhile(conn):
+    # And not when it is collected: Python would print what it raises then.
+    done = []
+
+    def waits():
+        try:
+            yield psycopg.waiting.WAIT_R
+        finally:
+            done.append(conn.closed)
+            conn.pgconn.send_flush_request()  # fails, as the end of psycopg's pipelines does
+
+    waiting = waits()
+    attempt = Attempt(conn.wait, waiting)
+    gevent.sleep(0)
+    conn.close()
+    attempt.join()
+    assert str(attempt.error) == "the connection was closed while this greenlet waited on it"
+    assert done == [True]
+
+
 def test_the_state_of_the_transaction_after_an_interruption_is_that_of_a_failed_statement(
     connect, backends
 ):
