@@ -8,6 +8,7 @@ somebody else has to wait.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from .connection import Connection
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
+
+logger = logging.getLogger("geventpg")
 
 
 class HeldConnection:
@@ -119,6 +122,18 @@ class HeldConnection:
         """Whether `begin_unit` has begun a transaction that goes on."""
         return self._unit is not None
 
+    def release(self, act: str) -> None:
+        """Give the connection back for a user's *act*, such as `release_conn`, if that may be."""
+        if self.in_unit:
+            logger.warning("%s in a task: its transaction on %r is rolled back", act, self._name)
+            self.end_unit(_Released())
+        if self.depth or (self.owner is not None and self.owner.in_transaction):
+            raise psycopg.ProgrammingError(
+                f"{act} inside 'with get_conn()' or a transaction: the connection is released"
+                " at its end"
+            )
+        self.give_back()
+
     def give_back(self) -> None:
         """End the binding and return the connection; an open transaction is rolled back."""
         if self.conn._binding is not self:
@@ -154,6 +169,10 @@ class HeldConnection:
         owner, self.owner = self.owner, None
         if owner is not None:
             owner.lost()
+
+
+class _Released(Exception):
+    """What a framework's transaction ends with when its connection is released."""
 
 
 class Holder:

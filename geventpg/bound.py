@@ -68,6 +68,9 @@ class Binding(Protocol):
     def give_back(self) -> None:
         """End the binding and return the connection to its pool. Does not switch."""
 
+    def release(self, act: str) -> None:
+        """Do what `geventpg.release_conn` does, for a user's *act*, which an error names."""
+
 
 class BindableConnection(psycopg.Connection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
@@ -162,6 +165,18 @@ class BindableConnection(psycopg.Connection[Row]):
         else:
             with block:
                 yield block
+
+    def close(self) -> None:
+        """Close the connection, or return it to a pool that has ``close_returns``.
+
+        The greenlet's connection is released then, as by `geventpg.release_conn`.
+        """
+        binding = self._binding
+        returns = getattr(getattr(self, "_pool", None), "close_returns", False)
+        if binding is not None and returns and not self.closed:
+            binding.release("close()")
+        else:
+            super().close()
 
     def __enter__(self) -> Self:
         if self._binding is not None:

@@ -112,7 +112,7 @@ class Pipes:
         if planner is None:
             planner = conn._planner = Planner(conn)
         planner.refresh()
-        slot.since, slot.taker = monotonic(), None  # many use it
+        slot.since = monotonic()
         pipe = Pipe(self, slot, planner)
         self.pipes.append(pipe)
         self._find_usual()

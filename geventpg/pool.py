@@ -243,15 +243,21 @@ class Pool(StatementMethods[CT]):
     def putconn(self, conn: CT) -> None:
         """Return a connection. Never blocks or switches, so it cannot be interrupted.
 
-        An open transaction is rolled back, and logged, by a greenlet of the pool. Raise
-        ``ValueError`` for a connection of another pool or one returned before.
+        An open transaction is rolled back, and logged, by a greenlet of the pool. The one of
+        `get_conn` is released, as by `release_conn`. Raise ``ValueError`` for a connection of
+        another pool or one returned before, unless the next one to be given it has it already:
+        the pool cannot tell then who returns it.
         """
         now = monotonic()
         slot = self._out.get(conn)
-        if slot is None or slot.state is not _IN_USE:
+        # Without a taker it is on its way to one.
+        if slot is None or slot.state is not _IN_USE or slot.taker is None:
             if slot is None and not any(idle.conn is conn for idle in self._idle):
                 self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
+        if slot.conn._binding is not None:
+            slot.conn._binding.release("putconn()")
+            return
         held = now - slot.since
         self._usage_seconds += held
         if self._hold_counts is not None:

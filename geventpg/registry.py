@@ -8,7 +8,6 @@ stock ``psycopg_pool.ConnectionPool``, per thread instead of per greenlet.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,8 +27,6 @@ from .discretion import discreet
 from .errors import NotConfigured, OptionError
 from .options import OPTIONS, check_conninfo, check_options, from_environment
 from .pool import Pool
-
-logger = logging.getLogger("geventpg")
 
 _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
 
@@ -214,21 +211,8 @@ def release_conn(name: str = "default") -> None:
     transaction of the framework.
     """
     held = binding.current_holder().held.get(name)
-    if held is None:
-        return
-    if held.in_unit:
-        logger.warning("release_conn() in a task: its transaction on %r is rolled back", name)
-        held.end_unit(_Released())
-    if held.depth or (held.owner is not None and held.owner.in_transaction):
-        raise psycopg.ProgrammingError(
-            "release_conn() inside 'with get_conn()' or a transaction: the connection is released"
-            " at its end"
-        )
-    held.give_back()
-
-
-class _Released(Exception):
-    """What a framework's transaction ends with when its connection is released."""
+    if held is not None:
+        held.release("release_conn()")
 
 
 def scope(**options: Any) -> binding.Scope:

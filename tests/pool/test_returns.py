@@ -223,65 +223,6 @@ def test_a_connection_that_the_server_ended_in_a_transaction_is_not_handed_on(po
     assert next_pid(pool) != pid
 
 
-# -- who may return what -------------------------------------------------------------------------
-
-
-def test_a_connection_cannot_be_returned_twice(make_pool):
-    pool = make_pool(name="orders")
-    conn = pool.getconn()
-    pool.putconn(conn)
-    with pytest.raises(ValueError, match="can't return connection to pool 'orders'"):
-        pool.putconn(conn)
-    assert counts(pool)[:3] == (1, 1, 0)
-
-
-def test_a_connection_that_is_being_cleaned_cannot_be_returned_again(pool):
-    conn = pool.getconn()
-    conn.execute("SELECT 1")
-    pool.putconn(conn)
-    with pytest.raises(ValueError, match="can't return connection"):
-        pool.putconn(conn)
-    wait_until(lambda: settled(pool, 1))
-
-
-def test_a_connection_of_another_pool_is_refused_and_named(make_pool):
-    ours, theirs = make_pool(name="ours"), make_pool(name="theirs")
-    conn = theirs.getconn()
-    with pytest.raises(ValueError, match="to pool 'ours', it comes from pool 'theirs'"):
-        ours.putconn(conn)
-    theirs.putconn(conn)
-
-
-def test_a_connection_of_no_pool_is_refused(pool, dsn):
-    with (
-        psycopg.connect(dsn) as conn,
-        pytest.raises(ValueError, match="it doesn't come from any pool"),
-    ):
-        pool.putconn(conn)
-
-
-def test_an_evicted_connection_cannot_be_returned_again(pool):
-    conn = pool.getconn()
-    conn.close()
-    pool.putconn(conn)
-    with pytest.raises(ValueError, match="can't return connection"):
-        pool.putconn(conn)
-
-
-def test_another_greenlet_may_return_a_connection(pool):
-    conn = gevent.spawn(pool.getconn).get()
-    conn.execute("SELECT 1")
-    gevent.spawn(pool.putconn, conn).get()
-    next_pid(pool)
-
-
-def test_the_hub_itself_may_return_a_connection(pool):
-    conn = pool.getconn()
-    conn.execute("SELECT 1")
-    gevent.get_hub().loop.run_callback(pool.putconn, conn)
-    wait_until(lambda: settled(pool, 1))
-
-
 # -- returning does not wait ---------------------------------------------------------------------
 
 

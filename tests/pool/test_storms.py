@@ -123,16 +123,21 @@ class Storm:
         self.backends = backends
         self.work = work
         self.endings: dict[str, int] = {}
+        self.failures: list[BaseException] = []
 
     def one_use(self, timeout):
         limit = gevent.Timeout(timeout) if timeout else contextlib.nullcontext()
         with limit:
             if self.rng.random() < 0.3:
                 conn = self.pool.getconn(timeout=self.rng.choice([0.005, 0.05, 5]))
+                work = self.rng.choice(self.work)
                 try:
-                    self.rng.choice(self.work)(conn, self.rng)
+                    work(conn, self.rng)
                 finally:
-                    self.pool.putconn(conn)
+                    is_back = work is closing and self.pool.close_returns
+                    refused = pytest.raises(ValueError, match="twice")
+                    with refused if is_back else contextlib.nullcontext():
+                        self.pool.putconn(conn)
             else:
                 with self.pool.connection(timeout=self.rng.choice([0.005, 0.05, 5])) as conn:
                     self.rng.choice(self.work)(conn, self.rng)
@@ -145,6 +150,8 @@ class Storm:
             ending = "returned"
         except (gevent.Timeout, Interrupted, psycopg.Error) as error:
             ending = type(error).__name__
+        except Exception as error:
+            self.failures.append(error)
         finally:
             self.endings[ending] = self.endings.get(ending, 0) + 1
 
@@ -164,7 +171,8 @@ class Storm:
             gevent.sleep(self.rng.choice([0, 0, 0.001, 0.003]))
 
     def check_afterwards(self):
-        """Check that nothing was lost and that nothing runs on."""
+        """Check that nothing was lost, that nothing runs on, and that no use failed otherwise."""
+        assert self.failures == []
         wait_until(lambda: counts(self.pool).in_use == 0 and not counts(self.pool).waiting)
         assert check_every_slot(self.pool) == []
         assert check_counts(self.pool) == []

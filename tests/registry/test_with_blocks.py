@@ -170,6 +170,45 @@ def test_release_conn_inside_a_block_is_an_error_and_changes_nothing(name, notes
     assert notes() == ["kept"]
 
 
+@pytest.fixture(params=["close", "putconn"])
+def return_it(request, configure, name):
+    """Return a function that gives a connection back in a way that is not `release_conn`."""
+    if request.param == "putconn":
+        return lambda conn: geventpg.get_pool(name).putconn(conn)
+    configure(close_returns=True)
+    return lambda conn: conn.close()
+
+
+def test_a_connection_that_is_returned_by_other_means_is_the_greenlets_no_more(name, return_it):
+    conn = geventpg.get_conn(name)
+    return_it(conn)
+    assert in_use(name) == 0
+    theirs = gevent.spawn(geventpg.get_conn, name)
+    taken = geventpg.get_pool(name).getconn()
+    assert taken is conn
+    assert geventpg.get_conn(name) is not conn
+    geventpg.get_pool(name).putconn(taken)
+    theirs.join()
+
+
+def test_returning_by_other_means_inside_a_block_is_an_error_and_changes_nothing(
+    name, return_it, notes
+):
+    with geventpg.get_conn(name) as conn:
+        insert(name, "kept")
+        with pytest.raises(psycopg.ProgrammingError, match=r"inside 'with get_conn\(\)'"):
+            return_it(conn)
+        assert geventpg.get_conn(name) is conn
+    assert notes() == ["kept"]
+
+
+def test_returning_by_other_means_rolls_back_what_is_open(name, return_it, notes):
+    insert(name, "lost")
+    return_it(geventpg.get_conn(name))
+    wait_until(lambda: in_use(name) == 0)
+    assert notes() == []
+
+
 def test_a_greenlet_never_waits_for_itself(configure):
     name = configure(max_size=1)
     with gevent.Timeout(5):

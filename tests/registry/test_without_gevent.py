@@ -99,6 +99,27 @@ with geventpg.get_conn() as outer:
     assert outer.execute("select 1").fetchone() == (1,)
 wait_until(all_back)
 """,
+    "a connection that close() returns is the thread's no more": """
+geventpg.configure(sys.argv[1], min_size=1, max_size=1, timeout=5, close_returns=True)
+mine = geventpg.get_conn()
+with mine:
+    try:
+        mine.close()
+    except psycopg.ProgrammingError as error:
+        assert "inside" in str(error)
+    else:
+        raise AssertionError("no error")
+geventpg.get_conn().close()
+wait_until(all_back)
+assert in_thread(lambda: geventpg.get_conn() is mine)
+wait_until(all_back)
+taken = geventpg.get_pool().getconn()
+try:
+    geventpg.get_pool().resize(1, 2)
+    assert geventpg.get_conn() is not mine
+finally:
+    geventpg.get_pool().putconn(taken)
+""",
     "release_conn inside a block is an error": """
 with geventpg.get_conn():
     try:
