@@ -203,7 +203,7 @@ class Delivery:
                 conn.wait(conn._rollback_gen())
         finally:
             if conn.pgconn.transaction_status != IDLE:
-                conn.close()
+                conn.discard()
 
 
 def _send_independently(

@@ -23,7 +23,6 @@ from psycopg.pq import TransactionStatus
 
 from . import hub
 from .bound import Owner, bindable
-from .connection import Connection
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -152,10 +151,7 @@ class HeldConnection:
         if not self.depth:
             return False
         self.owner = None
-        if isinstance(self.conn, Connection):
-            self.conn.discard()
-        else:
-            self.conn.pgconn.finish()
+        self.conn.discard()
         return True
 
     def outlive_greenlet(self) -> None:

@@ -75,7 +75,10 @@ class Binding(Protocol):
 class BindableConnection(psycopg.Connection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
 
+    _pool: Any
     _binding: Binding | None = None
+    _at_callback = False
+    """Whether a callback of the pool has it, and no user."""
     _commit_in_doubt = False
     """Whether the connection was lost while COMMIT was under way."""
     _on_stale: Callable[[bytes], None] | None = None
@@ -169,14 +172,35 @@ class BindableConnection(psycopg.Connection[Row]):
     def close(self) -> None:
         """Close the connection, or return it to a pool that has ``close_returns``.
 
-        The greenlet's connection is released then, as by `geventpg.release_conn`.
+        The greenlet's connection is released then, as by `geventpg.release_conn`. A callback of
+        the pool closes.
         """
-        binding = self._binding
-        returns = getattr(getattr(self, "_pool", None), "close_returns", False)
-        if binding is not None and returns and not self.closed:
-            binding.release("close()")
+        pool = getattr(self, "_pool", None)
+        if self.closed or not getattr(pool, "close_returns", False):
+            super().close()
+        elif self._binding is not None:
+            self._binding.release("close()")
+        elif self._at_callback:
+            self._pool = None
+            try:
+                self.close()
+            finally:
+                self._pool = pool
         else:
             super().close()
+
+    @contextmanager
+    def at_callback(self) -> Iterator[None]:
+        """Lend it to a callback of its pool for a block."""
+        self._at_callback = True
+        try:
+            yield
+        finally:
+            self._at_callback = False
+
+    def discard(self) -> None:
+        """Close at once, as if it was lost: whatever a pool thinks of `close`. Does not block."""
+        self.pgconn.finish()
 
     def __enter__(self) -> Self:
         if self._binding is not None:

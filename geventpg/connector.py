@@ -259,7 +259,8 @@ class Connector:
         if pool._configure is None:
             return
         try:
-            pool._configure(conn)
+            with conn.at_callback():
+                pool._configure(conn)
             status = conn.pgconn.transaction_status
             if status != TransactionStatus.IDLE:
                 raise psycopg.ProgrammingError(

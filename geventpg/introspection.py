@@ -105,8 +105,8 @@ def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:
 
 
 def _holder(slot: Slot, pipe: Pipe | None, now: float, clock: float) -> Holder:
-    # Handed over a moment ago, it has nobody yet who knows of it. A pipe is nobody's.
-    greenlet = slot.taker() if slot.taker is not None and pipe is None else None
+    # Handed over a moment ago, it has nobody yet who knows of it.
+    greenlet = slot.taker and slot.taker()
     task, task_id = work_of(greenlet)
     conn = slot.conn
     seconds = max(now - slot.since, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -12,6 +12,7 @@ from .healing import cancel_in_background
 from .pipe_sending import GRACE
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .pipe import Pipe
 
 logger = logging.getLogger("geventpg")
@@ -42,8 +43,7 @@ def cancel_head(pipe: Pipe) -> None:
                         conn,
                         conn.cancel_timeout,
                     )
-                    cancel_in_background(conn)
-                    conn.close()
+                    _give_up(conn)
                 return
             conn.send_cancel(deadline)
             pipe.progress.clear()
@@ -52,4 +52,9 @@ def cancel_head(pipe: Pipe) -> None:
                 pause *= 2
     except psycopg.Error as error:
         logger.warning("closing %s: cancelling its statement failed: %s", conn, error)
-        conn.close()
+        _give_up(conn)
+
+
+def _give_up(conn: Connection[Any]) -> None:
+    cancel_in_background(conn)
+    conn.discard()

@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import psycopg
 
@@ -112,7 +113,7 @@ class Pipes:
         if planner is None:
             planner = conn._planner = Planner(conn)
         planner.refresh()
-        slot.since = monotonic()
+        slot.since, slot.taker = monotonic(), None  # many use it
         pipe = Pipe(self, slot, planner)
         self.pipes.append(pipe)
         self._find_usual()
@@ -127,7 +128,9 @@ class Pipes:
         self.pipes.remove(pipe)
         self._find_usual()
         pool = self._pool
-        if pipe.conn in pool._out:
+        slot = pool._out.get(pipe.conn)
+        if slot is not None:
+            slot.taker = ref(pipe)
             pool.putconn(pipe.conn)
 
     def is_wanted_back(self) -> bool:

@@ -218,7 +218,7 @@ class Pool(StatementMethods[CT]):
         assert self._check is not None
         conn, started = slot.conn, monotonic()
         try:
-            with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late:
+            with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late, conn.at_callback():
                 self._check(cast(CT, conn))
         except BaseException as error:
             # Whatever it was, the connection goes back; its own state decides its fate.
@@ -250,7 +250,7 @@ class Pool(StatementMethods[CT]):
         """
         now = monotonic()
         slot = self._out.get(conn)
-        # Without a taker it is on its way to one.
+        # Without a taker it is on its way to one, or shared by statements.
         if slot is None or slot.state is not _IN_USE or slot.taker is None:
             if slot is None and not any(idle.conn is conn for idle in self._idle):
                 self._check_pool_putconn(conn)

@@ -161,7 +161,8 @@ class Recycler:
         reset = self._pool._reset
         assert reset is not None
         try:
-            reset(conn)
+            with conn.at_callback():
+                reset(conn)
             status = conn.pgconn.transaction_status
             if status != IDLE:
                 raise psycopg.ProgrammingError(

@@ -72,8 +72,8 @@ class Slot:
         self.since = now
         """When it was last checked out."""
         self.taker: weakref.ref[Any] | None = None
-        """The greenlet that checked it out; ``None``: it is on its way to one, or to nobody.
-        Weak: nothing here may keep it from ending."""
+        """The greenlet that checked it out; ``None``: it is on its way to one, or shared by many,
+        and nobody may return it. Weak: nothing here may keep it from ending."""
         self.fate = Cause.EXPIRED
         """Why it is to be replaced once `expires_at` has passed."""
 

@@ -416,7 +416,10 @@ def test_a_connection_that_reset_failed_on_is_replaced(make_pool, caplog, bad):
         assert "error resetting connection" in caplog.text
 
 
-def test_check_is_called_on_checkout_and_a_refused_connection_is_not_given(make_pool):
+@pytest.mark.parametrize("close_returns", [False, True])
+def test_check_is_called_on_checkout_and_a_refused_connection_is_not_given(
+    make_pool, close_returns
+):
     checked = []
 
     def check(conn):
@@ -425,10 +428,29 @@ def test_check_is_called_on_checkout_and_a_refused_connection_is_not_given(make_
             conn.close()
             raise psycopg.OperationalError("not this one")
 
-    pool = make_pool(min_size=2, max_size=2, check=check)
+    pool = make_pool(min_size=2, max_size=2, check=check, close_returns=close_returns)
     pool.wait()
     with pool.connection(timeout=10) as conn:
         assert backend_pid(conn) == checked[-1] != checked[0]
+
+
+@pytest.mark.parametrize("callback", ["configure", "reset"])
+def test_a_connection_that_a_callback_closes_is_replaced_also_where_close_returns(
+    make_pool, backends, callback
+):
+    seen = []
+
+    def close_the_first(conn):
+        seen.append(backend_pid(conn))
+        if len(seen) == 1:
+            conn.close()
+
+    pool = make_pool(max_size=1, close_returns=True, **{callback: close_the_first})
+    for _ in range(2):
+        with pool.connection(timeout=10) as conn:
+            conn.execute("SELECT 1")
+        wait_until(lambda: len(seen) and counts(pool).idle == 1)
+    assert seen[0] not in [backend.pid for backend in backends()]
 
 
 def test_the_stock_check_does_not_delay_a_checkout_after_a_failover(make_pool, admin, backends):

@@ -68,6 +68,24 @@ def test_an_abandoned_statement_is_cancelled_and_those_behind_it_are_executed(po
     assert stats(pool).abandoned == 1
 
 
+@pytest.mark.parametrize("close_returns", [False, True])
+def test_an_abandoned_statement_that_cannot_be_cancelled_costs_its_connection(
+    make_pool, proxy, dsn, admin, caplog, *, close_returns
+):
+    pool = make_pool(proxy.dsn(dsn), max_size=1, cancel_timeout=0.2, close_returns=close_returns)
+    slow = sleeper(pool)
+    wait_until(lambda: sleeping(admin))
+    proxy.stall()
+    slow.throw(gevent.Timeout())
+    wait_until(lambda: stats(pool).connections == 0)
+    assert pool.stats().evicted["broken"] == 1
+    (closing,) = [r.getMessage() for r in caplog.records if "closing" in r.getMessage()]
+    assert "cancelling its statement failed" in closing
+    proxy.resume()
+    admin.execute("select pg_terminate_backend(pid) from unnest(%s) pid", [sleeping(admin)])
+    assert echo(pool)
+
+
 def test_a_cancel_request_that_hits_a_neighbour_is_not_noticed(pool, admin, done, monkeypatch):
     """The request is held back until the abandoned statement is over and another one runs."""
     original = geventpg.Connection.send_cancel

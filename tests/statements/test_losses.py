@@ -15,6 +15,7 @@ from tests.statements.helpers import (
     INSERT,
     all_true,
     at_rest,
+    cancel,
     echo,
     echoes,
     sleeping,
@@ -69,6 +70,19 @@ def test_a_connection_closed_between_two_statements_of_a_greenlet_costs_neither(
     assert all_true([gevent.spawn(work)])
     assert conn.closed
     wait_until(lambda: at_rest(pool))
+
+
+def test_a_connection_that_statements_share_is_returned_by_nobody_else(make_pool, admin):
+    pool = make_pool(min_size=1, max_size=1)
+    warm_up(pool)
+    with pool.connection() as conn:
+        pass
+    slow = Attempt(pool.fetch_val, "select pg_sleep(60)::text")
+    wait_until(lambda: sleeping(admin))
+    with pytest.raises(ValueError, match="twice"):
+        pool.putconn(conn)
+    assert stats(pool).outstanding == 1
+    cancel(admin, slow)
 
 
 def test_a_statement_that_ends_its_own_session_is_not_repeated_for_ever(pool):
