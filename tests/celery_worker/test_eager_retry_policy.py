@@ -17,7 +17,7 @@ def app(dsn):
 
     Tasks are to be ``shared=False``: otherwise every app of this process gets them.
     """
-    geventpg.configure(dsn, min_size=1, max_size=1, timeout=0.05)
+    geventpg.configure(dsn, min_size=1, max_size=1, timeout=2)
     with Celery("eager", set_as_current=False) as app:
         yield install(app)
     geventpg.close_all()

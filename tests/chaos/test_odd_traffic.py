@@ -98,7 +98,7 @@ def test_a_flood_of_notifications_on_idle_connections(make_pool, admin, figures,
     pool = make_pool(min_size=3, max_size=3, configure=listen)
     pool.wait()
     before = pids(pool)
-    ticker.stalls.clear()
+    ticker.forget()
     used = time.process_time()
     flood = "SELECT count(pg_notify(%s, g || repeat('x', 100))) FROM generate_series(1, %s) g"
     for _ in range(10):

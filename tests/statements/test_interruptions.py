@@ -82,7 +82,7 @@ def test_an_abandoned_statement_that_cannot_be_cancelled_costs_its_connection(
     (closing,) = [r.getMessage() for r in caplog.records if "closing" in r.getMessage()]
     assert "cancelling its statement failed" in closing
     proxy.resume()
-    admin.execute("select pg_terminate_backend(pid) from unnest(%s) pid", [sleeping(admin)])
+    admin.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", [sleeping(admin)])
     assert echo(pool)
 
 

@@ -60,6 +60,7 @@ class HubTicker:
             self._source = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
         gc.collect()
         gc.freeze()
+        self._sleeps_before_poll = _sleeps()
         for watcher, callback in self._watchers:
             watcher.start(callback)
         self._greenlet = gevent.spawn(self._run)
@@ -74,6 +75,11 @@ class HubTicker:
         if self._source is not None:
             os.close(self._source)
         gc.unfreeze()
+
+    def forget(self) -> None:
+        """Forget the stalls until now, and that of whoever holds the hub just now."""
+        gevent.sleep(2 * _INTERVAL)
+        self.stalls.clear()
 
     @property
     def longest(self) -> float:
