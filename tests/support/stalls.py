@@ -47,7 +47,8 @@ class HubTicker:
     def __init__(self) -> None:
         self.stalls: list[Stall] = []
         self._source: int | None = None
-        self._sleeps_in_poll = self._sleeps_before_poll = 0
+        self._sleeps_in_poll = 0
+        self._sleeps_before_poll: int | None = None
         loop = gevent.get_hub().loop
         # The last thing before the poll and the first one after it.
         self._watchers = (
@@ -60,7 +61,6 @@ class HubTicker:
             self._source = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
         gc.collect()
         gc.freeze()
-        self._sleeps_before_poll = _sleeps()
         for watcher, callback in self._watchers:
             watcher.start(callback)
         self._greenlet = gevent.spawn(self._run)
@@ -125,7 +125,8 @@ class HubTicker:
         self._sleeps_before_poll = _sleeps()
 
     def _after_poll(self) -> None:
-        self._sleeps_in_poll += _sleeps() - self._sleeps_before_poll
+        if self._sleeps_before_poll is not None:  # else it began in the middle of a round
+            self._sleeps_in_poll += _sleeps() - self._sleeps_before_poll
 
 
 def _sleeps() -> int:
