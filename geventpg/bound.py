@@ -176,11 +176,10 @@ class BindableConnection(psycopg.Connection[Row]):
         the pool closes.
         """
         pool = getattr(self, "_pool", None)
-        if self.closed or not getattr(pool, "close_returns", False):
-            super().close()
-        elif self._binding is not None:
+        returns = getattr(pool, "close_returns", False) and not self.closed
+        if returns and self._binding is not None:
             self._binding.release("close()")
-        elif self._at_callback:
+        elif returns and self._at_callback:
             self._pool = None
             try:
                 self.close()
