@@ -95,6 +95,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """Told of a statement that is to be cancelled on the server."""
         self._checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
+        self._binding = None  # found faster here than in the class, at each return
         self._pid = os.getpid()
         self._begin = PreparedBegin()
         self._known = KnownStatements(self)

@@ -250,8 +250,7 @@ class Pool(StatementMethods[CT]):
         """
         now = monotonic()
         slot = self._out.get(conn)
-        # Without a taker it is on its way to one, or shared by statements.
-        if slot is None or slot.state is not _IN_USE or slot.taker is None:
+        if slot is None or slot.taker is None:
             if slot is None and not any(idle.conn is conn for idle in self._idle):
                 self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")

@@ -50,6 +50,7 @@ class Recycler:
 
         *cold*: if it ends up idle, be the last to be given.
         """
+        slot.taker = None
         conn = slot.conn
         status = conn.pgconn.transaction_status
         needs_no_talk = status == UNKNOWN or self._pool.closed

@@ -72,8 +72,9 @@ class Slot:
         self.since = now
         """When it was last checked out."""
         self.taker: weakref.ref[Any] | None = None
-        """The greenlet that checked it out; ``None``: it is on its way to one, or shared by many,
-        and nobody may return it. Weak: nothing here may keep it from ending."""
+        """The greenlet that checked it out. ``None``: nobody may return it, because it is not
+        checked out, is on its way to who waits, or is shared by statements. Weak: nothing here may
+        keep the greenlet from ending."""
         self.fate = Cause.EXPIRED
         """Why it is to be replaced once `expires_at` has passed."""
 
@@ -94,7 +95,7 @@ class Slot:
 
     def forget(self) -> None:
         """End it in a forked child, together with the copy of whoever works on it."""
-        self.state = SlotState.CLOSED
+        self.state, self.taker = SlotState.CLOSED, None
         if self.keeper is not None:
             self.keeper.kill(block=False)
 
