@@ -31,3 +31,10 @@ def pool(make_pool: Callable[..., Any]) -> Any:
     pool = make_pool(min_size=2)
     warm_up(pool)
     return pool
+
+
+@pytest.fixture
+def no_rescue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave those behind a slow statement where they are, however late the test is to look."""
+    for name in ("pipe_choice", "pipe_sending"):
+        monkeypatch.setattr(f"geventpg.{name}.GRACE", 1000.0)

@@ -83,9 +83,8 @@ def test_the_shortest_answers_are_enough(pool, done, without_timers, greenlets):
     assert done("") == []
 
 
-def test_what_was_answered_before_a_slow_statement_is_not_left_lying(pool, admin, monkeypatch):
-    for name in ("pipe_choice", "pipe_sending"):
-        monkeypatch.setattr(f"geventpg.{name}.GRACE", 1000.0)
+@pytest.mark.usefixtures("no_rescue")
+def test_what_was_answered_before_a_slow_statement_is_not_left_lying(pool, admin):
     for number in range(8):  # each time other ones are left
         before = echoes(pool, 60 + number)
         slow = Attempt(pool.fetch_val, f"select pg_sleep(60), {number}")

@@ -29,6 +29,7 @@ NEVER = 2**40
 SIZE = 20
 
 
+@pytest.mark.usefixtures("no_rescue")
 def test_a_terminated_backend_says_what_is_known(pool, backends, admin, done):
     slow = Attempt(pool.fetch_val, "select pg_sleep(60)")
     sent = [Attempt(pool.execute, INSERT, (number, "a")) for number in range(5)]

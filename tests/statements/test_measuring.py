@@ -71,6 +71,7 @@ def test_those_that_nobody_waits_for_any_more_are_told_with_the_reason(measured,
     assert told[1].seconds >= 0.4
 
 
+@pytest.mark.usefixtures("no_rescue")
 def test_those_whose_connection_is_lost_are_told(measured, backends, admin):
     pool, told = measured
     sent = [Attempt(pool.fetch_val, f"select pg_sleep(60), {number}") for number in range(3)]
