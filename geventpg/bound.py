@@ -77,8 +77,7 @@ class BindableConnection(psycopg.Connection[Row]):
 
     _pool: Any
     _binding: Binding | None = None
-    _at_callback = False
-    """Whether a callback of the pool has it, and no user."""
+    _close_is_final = False
     _commit_in_doubt = False
     """Whether the connection was lost while COMMIT was under way."""
     _on_stale: Callable[[bytes], None] | None = None
@@ -172,30 +171,35 @@ class BindableConnection(psycopg.Connection[Row]):
     def close(self) -> None:
         """Close the connection, or return it to a pool that has ``close_returns``.
 
-        The greenlet's connection is released then, as by `geventpg.release_conn`. A callback of
-        the pool closes.
+        The greenlet's connection is released then, as by `geventpg.release_conn`.
         """
-        pool = getattr(self, "_pool", None)
-        returns = getattr(pool, "close_returns", False) and not self.closed
-        if returns and self._binding is not None:
-            self._binding.release("close()")
-        elif returns and self._at_callback:
-            self._pool = None
+        if self._close_is_final:
+            pool, self._pool = self._pool, None  # where psycopg looks
             try:
-                self.close()
+                super().close()
             finally:
                 self._pool = pool
+        elif self._close_returns and self._binding is not None and not self.closed:
+            self._binding.release("close()")
         else:
             super().close()
 
+    @property
+    def _close_returns(self) -> bool:
+        pool = getattr(self, "_pool", None)
+        return not self._close_is_final and getattr(pool, "close_returns", False)
+
     @contextmanager
-    def at_callback(self) -> Iterator[None]:
-        """Lend it to a callback of its pool for a block."""
-        self._at_callback = True
+    def close_is_final(self) -> Iterator[None]:
+        """Make `close` close for a block, whatever its pool's ``close_returns``.
+
+        For those who have it and are no users of the pool, such as its callbacks.
+        """
+        self._close_is_final = True
         try:
             yield
         finally:
-            self._at_callback = False
+            self._close_is_final = False
 
     def discard(self) -> None:
         """Close at once, as if it was lost: whatever a pool thinks of `close`. Does not block."""

@@ -162,8 +162,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """See what an error means for the connection, which came while it waited for *gen*."""
         note_loss(self, error)
         if self.pgconn.status == BAD:
-            self._watch.stop()
-            _end(gen)  # here, as what fails when it is collected is printed
+            self._interrupted(gen)
         elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
             self._on_read_only(self)
         elif getattr(gen, "gi_frame", None) is not None:
@@ -172,7 +171,10 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     def _interrupted(self, gen: PQGen[Any]) -> None:
         """Leave no statement running after an exception: see `healing`."""
         try:
-            _end(gen)
+            # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed, and not
+            # left to be collected, when Python would print what it raises.
+            with suppress(RuntimeError, errors.Error):
+                gen.close()
         finally:
             heal(self)
 
@@ -262,8 +264,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
             # Another thread: its hub must let go of the descriptor first.
             self._watch.at_home(self.close)
             return
-        pool = getattr(self, "_pool", None)
-        if not (pool and getattr(pool, "close_returns", False)):
+        if not self._close_returns:
             self._watch.stop(_closed_meanwhile)
         super().close()
 
@@ -343,12 +344,6 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
 
 def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:
     watch.stop()
-
-
-def _end(gen: PQGen[Any]) -> None:
-    # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed.
-    with suppress(RuntimeError, errors.Error):
-        gen.close()
 
 
 def _closed_meanwhile() -> errors.OperationalError:

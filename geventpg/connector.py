@@ -259,7 +259,7 @@ class Connector:
         if pool._configure is None:
             return
         try:
-            with conn.at_callback():
+            with conn.close_is_final():
                 pool._configure(conn)
             status = conn.pgconn.transaction_status
             if status != TransactionStatus.IDLE:

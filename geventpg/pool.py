@@ -218,15 +218,13 @@ class Pool(StatementMethods[CT]):
         assert self._check is not None
         conn, started = slot.conn, monotonic()
         try:
-            with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late, conn.at_callback():
+            with gevent.Timeout(max(deadline - monotonic(), 0.0)) as late, conn.close_is_final():
                 self._check(cast(CT, conn))
         except BaseException as error:
             # Whatever it was, the connection goes back; its own state decides its fate.
             if conn.closed:
-                self._stats[self._CONNECTIONS_LOST] += 1
+                self._watchdog.lost(self, slot, Cause.CHECK_FAILED)
                 logger.info("connection failed check: %s", error)
-                self._evict(slot, Cause.CHECK_FAILED)
-                self._watchdog.suspect()
             else:
                 logger.info("connection failed check: %s", error)
                 # To the cold end, so that the next one tried is another.

@@ -85,10 +85,8 @@ class Recycler:
             pool._evict(slot, slot.fate if spent else Cause.SHRUNK)
         elif (conn._watch.paused or slot.state is not SlotState.IN_USE) and not conn.check_idle():
             # The pool had just talked to it: the end came right behind the answer.
-            pool._stats[pool._CONNECTIONS_LOST] += 1
+            pool._watchdog.lost(pool, slot, Cause.CLOSED_BY_SERVER)
             logger.info("not serving connection found broken")
-            pool._evict(slot, Cause.CLOSED_BY_SERVER)
-            pool._watchdog.suspect()
         else:
             slot.idle_since = now if idle_since is None else idle_since
             self._offer(slot, cold=cold)
@@ -105,7 +103,7 @@ class Recycler:
             # In use from this moment, even before the waiter runs.
             slot.conn._pool = pool
             slot.state = SlotState.IN_USE
-            slot.since, slot.taker = monotonic(), None
+            slot.since = monotonic()
             if pool._waiting.hand(slot):
                 return
         slot.conn._pool = None
@@ -162,7 +160,7 @@ class Recycler:
         reset = self._pool._reset
         assert reset is not None
         try:
-            with conn.at_callback():
+            with conn.close_is_final():
                 reset(conn)
             status = conn.pgconn.transaction_status
             if status != IDLE:

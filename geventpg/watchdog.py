@@ -262,11 +262,15 @@ class Watchdog:
             self._found_dead(pool, slot, Cause.CLOSED_BY_SERVER)
         return False
 
-    def _found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
-        # Record first: a log handler may raise, or switch.
+    def lost(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
+        """Evict a connection that was found lost, and verify the others. Does not switch."""
+        # Before anything is logged: a handler may raise, or switch.
         pool._stats[pool._CONNECTIONS_LOST] += 1
         pool._evict(slot, cause)
         self.suspect()
+
+    def _found_dead(self, pool: Pool[Any], slot: Slot, cause: Cause) -> None:
+        self.lost(pool, slot, cause)
         logger.info("pool %r: evicted idle connection %s: %s", pool.name, slot.conn, cause.text)
 
 

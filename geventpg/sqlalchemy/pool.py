@@ -257,11 +257,10 @@ class GeventPool(PlainPool):
             super()._close_connection(connection, terminate=terminate)
             return
         del connection.__dict__[self.key]
-        connection._pool = None  # else it might be returned and not closed
         try:
-            super()._close_connection(connection, terminate=terminate)
+            with connection.close_is_final():
+                super()._close_connection(connection, terminate=terminate)
         finally:
-            connection._pool = pool
             pool.putconn(connection)  # the pool verifies the others if this one was lost
 
     def _closed_behind(self, conn: Any) -> None:

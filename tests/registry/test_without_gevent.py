@@ -20,6 +20,13 @@ def in_thread(function):
     thread.join()
     return answers[0]
 
+def error_of(function):
+    try:
+        function()
+    except psycopg.ProgrammingError as error:
+        return error
+    raise AssertionError("no error")
+
 def wait_until(predicate):
     deadline = time.monotonic() + 5
     while not predicate():
@@ -103,12 +110,7 @@ wait_until(all_back)
 geventpg.configure(sys.argv[1], min_size=1, max_size=1, timeout=5, close_returns=True)
 mine = geventpg.get_conn()
 with mine:
-    try:
-        mine.close()
-    except psycopg.ProgrammingError as error:
-        assert "inside" in str(error)
-    else:
-        raise AssertionError("no error")
+    assert "inside" in str(error_of(mine.close))
 geventpg.get_conn().close()
 wait_until(all_back)
 assert in_thread(lambda: geventpg.get_conn() is mine)
@@ -122,12 +124,7 @@ finally:
 """,
     "release_conn inside a block is an error": """
 with geventpg.get_conn():
-    try:
-        geventpg.release_conn()
-    except psycopg.ProgrammingError as error:
-        assert "inside" in str(error)
-    else:
-        raise AssertionError("no error")
+    assert "inside" in str(error_of(geventpg.release_conn))
 geventpg.release_conn()
 wait_until(all_back)
 """,

@@ -13,7 +13,7 @@ from tests.chaos.switch_points import EXCEPTIONS, MOMENTS, ThrowAtSwitch
 from tests.connection.helpers import Attempt, active
 from tests.statements.helpers import INSERT, all_true, at_rest, echo, echoes, sleeping, stats
 from tests.support import wait_until
-from tests.support.pools import counts
+from tests.support.pools import counts, terminate
 
 
 def sleeper(pool, seconds=30, **options):
@@ -81,7 +81,7 @@ def test_an_abandoned_statement_that_cannot_be_cancelled_costs_its_connection(
     (closing,) = [r.getMessage() for r in caplog.records if "closing" in r.getMessage()]
     assert "cancelling its statement failed" in closing
     proxy.resume()
-    admin.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", [sleeping(admin)])
+    terminate(admin, *sleeping(admin))
     assert echo(pool)
 
 
