@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 
 from geventpg import Pool
-from geventpg.listeners import Event
+from geventpg.pool.events import Event
 
 logger = logging.getLogger("celery.worker.geventpg")
 

@@ -10,7 +10,7 @@ from geventpg.errors import OptionError
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from geventpg.metrics import MetricsServer
+    from geventpg.metrics.prometheus import MetricsServer
 
 Line = tuple[int, str]
 
@@ -22,7 +22,7 @@ def check(settings: Settings) -> None:
     if settings.metrics_port is None:
         return
     try:
-        import geventpg.metrics  # noqa: F401
+        import geventpg.metrics.prometheus  # noqa: F401
     except ImportError:
         raise OptionError("metrics_port needs: pip install 'geventpg[prometheus]'") from None
 
@@ -36,7 +36,7 @@ def start(settings: Settings) -> list[Line]:
     port = settings.metrics_port
     if port is None:
         return []
-    from geventpg.metrics import serve
+    from geventpg.metrics.prometheus import serve
 
     ports = [port] if port == 0 else range(port, min(port + settings.processes, 65536))
     try:

@@ -12,9 +12,11 @@ from typing import Any
 
 from psycopg_pool import ConnectionPool
 
-from geventpg import Pool, hub, registry, registry_view
-from geventpg.options import check_sizes
-from geventpg.text import shortened
+from geventpg import Pool, hub
+from geventpg.metrics import view as registry_view
+from geventpg.pool.options import check_sizes
+from geventpg.registry import pools as registry
+from geventpg.sql.text import shortened
 
 MOST = 50
 """Holders, and waiters, that are told of each pool: the longest ones. Counts are complete."""

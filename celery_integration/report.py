@@ -8,10 +8,11 @@ from typing import Any
 import psycopg
 from billiard import process
 
-from geventpg import ConnectRejected, Pool, registry
-from geventpg.discretion import discreet
-from geventpg.faults import Fault, classify
-from geventpg.options import check_conninfo
+from geventpg import ConnectRejected, Pool
+from geventpg.conninfo.checks import check_conninfo
+from geventpg.conninfo.discretion import discreet
+from geventpg.conninfo.faults import Fault, classify
+from geventpg.registry import pools as registry
 
 from .settings import Settings
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import psycopg
 
 from geventpg import CommitUnknown, ConnectRejected, PoolTimeout, TooManyRequests, is_transient
-from geventpg.losses import is_rolled_back
+from geventpg.connection.loss import is_rolled_back
 
 ATTRIBUTE = "geventpg_retry"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import geventpg
-from geventpg.discretion import discreet
+from geventpg.conninfo.discretion import discreet
 from geventpg.errors import NotConfigured, OptionError
-from geventpg.options import OPTIONS, from_environment
+from geventpg.pool.options import OPTIONS, from_environment
 
 MAX_SIZE = 20
 """Default ``max_size`` of a worker's pool, however many greenlets it has.

@@ -14,9 +14,9 @@ from typing import Any
 
 from celery.app.trace import task_has_custom
 
-from geventpg import registry
-from geventpg.transactions_scope import unit_of_work
-from geventpg.work import doing
+from geventpg.pool.work import doing
+from geventpg.registry import pools as registry
+from geventpg.transactions.unit_of_work import unit_of_work
 
 from .retries import ATTRIBUTE, RetryPolicy
 from .time_limits import deadline_of

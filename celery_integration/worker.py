@@ -13,7 +13,7 @@ import psycopg
 from celery import concurrency, current_app
 
 import geventpg
-from geventpg import registry
+from geventpg.registry import pools as registry
 
 from . import exposition, report
 from .children import CHILDREN

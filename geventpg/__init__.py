@@ -1,8 +1,7 @@
 """PostgreSQL under gevent: a connection pool whose waiting happens on gevent's own hub."""
 
-from .batch import Batch, StatementResult
-from .batch_named import send_batch
-from .connection import Connection
+from .connection.batch.batch import Batch, StatementResult
+from .connection.connection import Connection
 from .errors import (
     CommitUnknown,
     ConnectRejected,
@@ -17,14 +16,15 @@ from .errors import (
     TooManyRequests,
     WrongHub,
 )
-from .pool import Pool
-from .registry import close_all, configure, get_conn, get_pool, release_conn
-from .statement import Statement
-from .statement_result import Result
-from .statement_stats import StatementStats
-from .statements_named import execute, fetch_all, fetch_one, fetch_val
-from .transactions import retry, run_in_transaction, transaction
-from .transient import is_transient
+from .pool.pool import Pool
+from .registry.batch_named import send_batch
+from .registry.pools import close_all, configure, get_conn, get_pool, release_conn
+from .registry.statements_named import execute, fetch_all, fetch_one, fetch_val
+from .sql.statement import Statement
+from .statements.result import Result
+from .statements.stats import StatementStats
+from .transactions.retry import retry, run_in_transaction, transaction
+from .transactions.transient import is_transient
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import geventpg
 from benchmarks.peers.psycopg_pools import PsycopgPoolDriver
-from geventpg.metrics import register
+from geventpg.metrics.prometheus import register
 
 
 def _scrape() -> None:

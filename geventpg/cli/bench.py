@@ -11,7 +11,7 @@ import click
 import psycopg
 from rich.console import Console
 
-from geventpg.discretion import discreet
+from geventpg.conninfo.discretion import discreet
 
 from .bars import bars_of, draw
 from .programs import ProgramMissing, load

@@ -9,17 +9,18 @@ from typing import Any
 import gevent
 import psycopg
 
-from geventpg.connection import Connection
-from geventpg.discretion import discreet
+from geventpg.cli.checks.environment import look_at_resolver, look_at_variables, look_at_versions
+from geventpg.cli.checks.link import look_at_keepalives, look_at_round_trip, look_at_tls
+from geventpg.cli.checks.patching import look_at_program
+from geventpg.cli.checks.pooler import look_at_pooler
+from geventpg.cli.checks.reaching import Target, explain, explain_conninfo
+from geventpg.cli.checks.server import look_at_server
+from geventpg.connection.connection import Connection
+from geventpg.conninfo.checks import check_conninfo
+from geventpg.conninfo.discretion import discreet
 from geventpg.errors import OptionError
-from geventpg.options import check_conninfo, from_environment
+from geventpg.pool.options import from_environment
 
-from .checks.environment import look_at_resolver, look_at_variables, look_at_versions
-from .checks.link import look_at_keepalives, look_at_round_trip, look_at_tls
-from .checks.patching import look_at_program
-from .checks.pooler import look_at_pooler
-from .checks.reaching import Target, explain, explain_conninfo
-from .checks.server import look_at_server
 from .findings import Finding, Level, note, problem
 
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from geventpg import __version__
-from geventpg.options import PREPARE_MODES
+from geventpg.pool.options import PREPARE_MODES
 
 from .checkup import Questions, examine, worst
 from .findings import Finding, Level

@@ -16,7 +16,7 @@ from django.core.checks import CheckMessage, Error
 from django.db import connections
 
 from geventpg import hub
-from geventpg.pooler import is_pooled
+from geventpg.connection.pooler import is_pooled
 
 from . import pools
 from .wrapper import PooledWrapper

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.backends.postgresql.creation import DatabaseCreation as PostgreSQLCreation
 
-from geventpg import registry
+from geventpg.registry import pools as registry
 
 
 class DatabaseCreation(PostgreSQLCreation):  # type: ignore[misc]  # ships no types

@@ -16,12 +16,13 @@ from django.db.backends.postgresql.base import CursorMixin, ServerBindingCursor
 from psycopg_pool import ConnectionPool
 
 import geventpg
-from geventpg import hub, registry
-from geventpg.cursor import Cursor
-from geventpg.discretion import discreet
-from geventpg.options import OPTIONS
-from geventpg.options import check_options as check_pool_options
-from geventpg.pooler import is_pooled
+from geventpg import hub
+from geventpg.connection.cursor import Cursor
+from geventpg.connection.pooler import is_pooled
+from geventpg.conninfo.discretion import discreet
+from geventpg.pool.options import OPTIONS
+from geventpg.pool.options import check_options as check_pool_options
+from geventpg.registry import pools as registry
 
 _OURS = {
     "kwargs": "give connection parameters in OPTIONS itself",

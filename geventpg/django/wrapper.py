@@ -26,11 +26,12 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Literal
 
 import geventpg
-from geventpg import hub, registry
-from geventpg.binding import HeldConnection
-from geventpg.bound import BindableConnection
-from geventpg.discretion import discreet
-from geventpg.pooler import is_pooled
+from geventpg import hub
+from geventpg.connection.base import BindableConnection
+from geventpg.connection.pooler import is_pooled
+from geventpg.conninfo.discretion import discreet
+from geventpg.registry import pools as registry
+from geventpg.registry.held import HeldConnection
 
 from . import pools
 from .asynchrony import tell_greenlets_apart
@@ -209,7 +210,7 @@ class PooledWrapper:
             with self.wrap_database_errors:
                 held.give_back()
 
-    # -- the greenlet's connection: `geventpg.bound.Owner` --------------------------------
+    # -- the greenlet's connection: `geventpg.connection.base.Owner` ------------------------------
 
     @property
     def in_transaction(self) -> bool:

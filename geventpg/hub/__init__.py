@@ -6,7 +6,8 @@ Everything above waits through this package, and nothing in it knows about pools
 import gevent
 import gevent.local
 
-from .core import (
+from .connecting import abandon_half_open, drive_connecting, point_at_null
+from .loop import (
     DeadlineReached,
     can_wait,
     check_can_wait,
@@ -17,9 +18,8 @@ from .core import (
     pause,
     run_in_thread,
 )
-from .opening import abandon_half_open, drive_connecting, point_at_null
-from .parking import Alarm, HubLock, Parked, Timer
-from .watch import READ, WRITE, Watch, poll, switcher
+from .sockets import READ, WRITE, Watch, poll, switcher
+from .waiting import Alarm, HubLock, Parked, Timer
 
 Greenlet = gevent.Greenlet
 GreenletLocal = gevent.local.local

@@ -9,11 +9,11 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 from sqlalchemy import exc
 
-from geventpg.connection import Connection
-from geventpg.discretion import discreet
+from geventpg.connection.connection import Connection
+from geventpg.conninfo.discretion import discreet
 from geventpg.errors import ConnectRejected, OptionError
-from geventpg.options import OPTIONS, check_options
-from geventpg.pool import Pool
+from geventpg.pool.options import OPTIONS, check_options
+from geventpg.pool.pool import Pool
 
 NO_LIMIT = 2**31 - 1
 DEFAULT_TIMEOUT = 30.0

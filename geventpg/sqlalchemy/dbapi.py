@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 
 from geventpg import hub
-from geventpg.bound import BindableConnection
-from geventpg.connection import Connection
+from geventpg.connection.base import BindableConnection
+from geventpg.connection.connection import Connection
 
 
 def connect(*args: Any, **kwargs: Any) -> psycopg.Connection[Any]:

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine.interfaces import Dialect
 
-from geventpg.connection import Connection
+from geventpg.connection.connection import Connection
 
 from . import dbapi
 from .pool import GeventPool

@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from geventpg.connection import abandon_socket
-from geventpg.session_end import is_alive
+from geventpg.connection.connection import abandon_socket
+from geventpg.connection.session_end import is_alive
 
 
 class PlainPool(QueuePool):

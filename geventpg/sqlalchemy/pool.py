@@ -16,10 +16,12 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from geventpg import hub, registry, stock
-from geventpg.connection import Connection
-from geventpg.detaching import detach
-from geventpg.pool import Pool
+from geventpg import hub
+from geventpg.connection.connection import Connection
+from geventpg.pool.detaching import detach
+from geventpg.pool.pool import Pool
+from geventpg.registry import pools as registry
+from geventpg.registry import stock
 
 from . import backing, settings
 from .plain import PlainPool

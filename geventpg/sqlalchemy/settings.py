@@ -12,8 +12,8 @@ import psycopg
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import tuple_row
 
-from geventpg.connection import Connection
-from geventpg.cursor import Cursor
+from geventpg.connection.connection import Connection
+from geventpg.connection.cursor import Cursor
 
 Settings = tuple[Any, ...]
 

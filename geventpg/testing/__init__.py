@@ -12,14 +12,14 @@
 All behave the same before, after and without gevent's monkey-patching.
 """
 
-from geventpg.testing.backends import Backend
-from geventpg.testing.errors import ServerError
-from geventpg.testing.helper_process import ProxyError
-from geventpg.testing.pgbouncer import PgBouncer
-from geventpg.testing.postgres import EmbeddedPostgres
-from geventpg.testing.proxy import TcpProxy
-from geventpg.testing.standby import PrimaryAndStandby
-from geventpg.testing.tls import Certificate, CertificateAuthority, TlsProxy
+from .backends import Backend
+from .errors import ServerError
+from .helper_process import ProxyError
+from .pgbouncer import PgBouncer
+from .postgres import EmbeddedPostgres
+from .proxy import TcpProxy
+from .standby import PrimaryAndStandby
+from .tls import Certificate, CertificateAuthority, TlsProxy
 
 __all__ = [
     "Backend",

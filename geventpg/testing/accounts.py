@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geventpg.testing.errors import ServerError
+from .errors import ServerError
 
 __all__ = ["Account", "reachable_temp_dir", "server_environment", "unprivileged_account"]
 

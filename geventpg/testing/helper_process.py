@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-from geventpg.testing.ports import free_port
-from geventpg.testing.started import Started
+from .ports import free_port
+from .started import Started
 
 __all__ = ["HelperProcess", "ProxyError"]
 

@@ -8,7 +8,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
-from geventpg.testing.accounts import Account, server_environment
+from .accounts import Account, server_environment
 
 __all__ = ["copy_installation", "find_installation", "is_reachable"]
 

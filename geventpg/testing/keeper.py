@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from geventpg.testing.accounts import server_environment
+from .accounts import server_environment
 
 __all__ = ["Keeper"]
 

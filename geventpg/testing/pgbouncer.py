@@ -14,9 +14,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
-from geventpg.testing.errors import ServerError
-from geventpg.testing.postgres import EmbeddedPostgres
-from geventpg.testing.server_process import ServerProcess
+from .errors import ServerError
+from .postgres import EmbeddedPostgres
+from .server_process import ServerProcess
 
 __all__ = ["PgBouncer", "PoolMode"]
 

@@ -19,10 +19,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from geventpg.testing.backends import Backend, fetch_backends
-from geventpg.testing.errors import ServerError
-from geventpg.testing.installation import copy_installation, find_installation, is_reachable
-from geventpg.testing.server_process import ServerProcess
+from .backends import Backend, fetch_backends
+from .errors import ServerError
+from .installation import copy_installation, find_installation, is_reachable
+from .server_process import ServerProcess
 
 __all__ = ["Backend", "EmbeddedPostgres", "ServerError", "StopMode", "fetch_backends"]
 

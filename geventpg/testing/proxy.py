@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from geventpg.testing.helper_process import HelperProcess, ProxyError
+from .helper_process import HelperProcess, ProxyError
 
 __all__ = ["Direction", "ProxyError", "TcpProxy"]
 

@@ -18,16 +18,11 @@ from typing import Any, ClassVar
 
 import psycopg
 
-from geventpg.testing.accounts import (
-    Account,
-    reachable_temp_dir,
-    server_environment,
-    unprivileged_account,
-)
-from geventpg.testing.errors import ServerError
-from geventpg.testing.keeper import Keeper
-from geventpg.testing.ports import reserve_port
-from geventpg.testing.started import Started
+from .accounts import Account, reachable_temp_dir, server_environment, unprivileged_account
+from .errors import ServerError
+from .keeper import Keeper
+from .ports import reserve_port
+from .started import Started
 
 __all__ = ["ServerProcess"]
 

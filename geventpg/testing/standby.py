@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from psycopg.conninfo import make_conninfo
 
-from geventpg.testing.errors import ServerError
-from geventpg.testing.postgres import EmbeddedPostgres
-from geventpg.testing.started import Started
+from .errors import ServerError
+from .postgres import EmbeddedPostgres
+from .started import Started
 
 __all__ = ["PrimaryAndStandby"]
 

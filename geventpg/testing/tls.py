@@ -8,8 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from geventpg.testing.errors import ServerError
-from geventpg.testing.helper_process import HelperProcess
+from .errors import ServerError
+from .helper_process import HelperProcess
 
 __all__ = ["Certificate", "CertificateAuthority", "TlsProxy"]
 

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 import geventpg
 from celery_integration import install, retry_policy
-from geventpg import registry_view
+from geventpg.metrics import view as registry_view
 
 app = Celery("work", broker=os.environ["BROKER_URL"], backend=os.environ.get("RESULT_BACKEND"))
 app.conf.broker_connection_retry_on_startup = True

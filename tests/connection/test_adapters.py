@@ -17,7 +17,7 @@ from psycopg.types import TypeInfo
 from psycopg.types.string import StrDumper
 
 import geventpg
-import geventpg.cursor
+import geventpg.connection.cursor
 
 
 class Loud(Loader):
@@ -168,7 +168,7 @@ def test_a_cursor_that_was_used_keeps_no_connection_alive(dsn: str) -> None:
 def test_a_psycopg_whose_cursors_keep_more_initialises_them_itself(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(geventpg.quick_cursor, "_KNOWN_FIELDS", False)
+    monkeypatch.setattr(geventpg.connection.quick_cursor, "_KNOWN_FIELDS", False)
     with geventpg.Connection.connect(dsn) as conn:
         cursor = conn.cursor()
         cursor.adapters.register_loader("text", Loud)

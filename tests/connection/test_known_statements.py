@@ -15,7 +15,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row, namedtuple_row
 
 import geventpg
-from geventpg.prepared import forget_all
+from geventpg.connection.prepared import forget_all
 from tests.connection.comparison import assert_same, describe, note_error
 from tests.connection.helpers import Attempt
 from tests.support import wait_until

@@ -93,7 +93,7 @@ def test_begin_survives_the_deallocation_that_follows_a_rollback(conn):
 
 
 def test_what_is_remembered_of_statements_does_not_grow_with_long_ones(conn):
-    remembered = geventpg.known._is_pipelinable.cache_info
+    remembered = geventpg.connection.statement_cache._is_pipelinable.cache_info
     before = remembered().currsize
     for number in range(3):
         text = "x" * 5000

@@ -21,7 +21,7 @@ CURSORS = {
 }
 
 # (statement, parameters); the first statement of a transaction, each time.
-# geventpg's connections prepare BEGIN for themselves (geventpg.cursor.PreparedBegin), visibly.
+# geventpg's connections prepare BEGIN for themselves (connection/prepared.py), visibly.
 THE_USERS = "name <> '_geventpg_begin'"
 
 STATEMENTS = {

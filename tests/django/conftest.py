@@ -13,8 +13,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.conninfo import conninfo_to_dict
 
 import geventpg
-from geventpg import registry
 from geventpg.django import pools
+from geventpg.registry import pools as registry
 
 # No database of ours while no test asks for one: a default database on the engine is the pool of
 # Celery workers, and other tests of this process have workers' settings too.

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.db.transaction import TransactionManagementError
 
 import geventpg
-from geventpg import registry
+from geventpg.registry import pools as registry
 from tests.django.conftest import pool_of
 from tests.django.shelf.models import Author, Book
 from tests.support.pools import backend_pid, counts

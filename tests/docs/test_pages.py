@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import geventpg
-from geventpg.options import GEVENTPG_ONLY, OPTIONS
+from geventpg.pool.options import GEVENTPG_ONLY, OPTIONS
 from tests.docs.pages import GUIDES, PAGES, README, text_of
 from tests.support.script import ROOT
 

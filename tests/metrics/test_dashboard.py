@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from geventpg.metrics import PoolCollector
+from geventpg.metrics.prometheus import PoolCollector
 from tests.metrics.exposition import expose, samples_of
 
 # Labels that Prometheus adds by itself.

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from geventpg import PoolTimeout
-from geventpg.otel import POOL, STATE, instrument
-from tests.batch.helpers import batch_of
+from geventpg.metrics.opentelemetry import POOL, STATE, instrument
+from tests.connection.batch.helpers import batch_of
 
 SECRET = "hunter2"
 

@@ -9,8 +9,8 @@ import gevent
 import pytest
 from prometheus_client import CollectorRegistry
 
-from geventpg.causes import EVICTIONS, RETIREMENTS
-from geventpg.metrics import PoolCollector, register, serve
+from geventpg.metrics.prometheus import PoolCollector, register, serve
+from geventpg.pool.causes import EVICTIONS, RETIREMENTS
 from tests.metrics.exposition import expose, samples_of, scrape, value_of
 from tests.support.script import output_of
 from tests.support.waiting import wait_until

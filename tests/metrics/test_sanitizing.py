@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from geventpg.sanitizing import sanitized, summary_of
+from geventpg.sql.sanitize import sanitized, summary_of
 
 SECRET = "hunter2"
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from geventpg import OptionError, Pool
-from geventpg.options import GEVENTPG_ONLY, OPTIONS, check_options, from_environment
+from geventpg.pool.options import GEVENTPG_ONLY, OPTIONS, check_options, from_environment
 
 SECONDS = [
     "timeout",

@@ -203,7 +203,7 @@ def test_an_attempt_that_fell_into_a_silent_network_does_not_outlive_it_for_long
     make_pool, proxy, dsn, monkeypatch
 ):
     # Nobody said how long to try, and psycopg's 130 s are not for a pool.
-    monkeypatch.setattr("geventpg.connector.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("geventpg.pool.connector.CONNECT_TIMEOUT", 0.5)
     proxy.mute()
     pool = make_pool(proxy.dsn(dsn), min_size=1, max_size=1)
     with pytest.raises(PoolTimeout):
@@ -213,7 +213,7 @@ def test_an_attempt_that_fell_into_a_silent_network_does_not_outlive_it_for_long
 
 
 def test_a_callable_that_never_returns_does_not_keep_the_pool_at_zero(make_pool, dsn, monkeypatch):
-    monkeypatch.setattr("geventpg.connector.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("geventpg.pool.connector.CONNECT_TIMEOUT", 0.2)
     asked = []
 
     def conninfo():

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from geventpg.session_state import LOOKED_AT, left_behind
+from geventpg.sql.session_effects import LOOKED_AT, left_behind
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_no_text_takes_long(unit):
 
 
 def test_long_statements_are_not_kept():
-    from geventpg.session_state import _remembered
+    from geventpg.sql.session_effects import _remembered
 
     before = _remembered.cache_info().currsize
     left_behind(b"SET x = '" + b"y" * LOOKED_AT + b"'")

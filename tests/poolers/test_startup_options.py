@@ -10,8 +10,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import geventpg
-from geventpg import pooler as pooler_module
-from geventpg import startup_options
+from geventpg.connection import pooler as pooler_module
+from geventpg.conninfo import startup_options
 from geventpg.testing import PgBouncer
 
 OPTIONS = "-c statement_timeout=5s -c search_path=app,public"

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 import geventpg
-from geventpg.bound import BindableConnection
+from geventpg.connection.base import BindableConnection
 
 SUM = "select %s::int + %s::int"
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 import geventpg
-from geventpg import pooler as pooler_module
+from geventpg.connection import pooler as pooler_module
 from tests.support import wait_until
 
 IN_TRANSACTIONS = pytest.mark.parametrize("mode", ["transaction"], indirect=True)

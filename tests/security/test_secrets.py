@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 import geventpg
 from celery_integration.settings import read_settings
 from geventpg import OptionError, Pool, PoolTimeout
-from geventpg.options import check_conninfo
+from geventpg.conninfo.checks import check_conninfo
 from tests.support.secrets import (
     HIDDEN,
     NOWHERE,
@@ -35,7 +35,7 @@ def test_this_way_of_looking_finds_a_secret_in_the_locals_of_our_frames(monkeypa
     def resolve(params, deadline):
         raise psycopg.OperationalError("no")
 
-    monkeypatch.setattr("geventpg.connecting.resolve_hosts", resolve)
+    monkeypatch.setattr("geventpg.connection.connect.resolve_hosts", resolve)
     connect = geventpg.Connection.connect.__func__.__wrapped__  # without its discretion
     error = refusal_of(lambda: connect(geventpg.Connection, f"password={SECRET}"))
     assert SECRET in everything_about(error)
@@ -223,7 +223,7 @@ def test_a_traceback_still_tells_where_it_happened():
     except psycopg.OperationalError:
         text = traceback.format_exc()
         captured = traceback.TracebackException(*sys.exc_info(), capture_locals=True)
-    assert "geventpg/connecting.py" in text
+    assert "geventpg/connection/connect.py" in text
     assert "in connect" in text
     # This test's own frame has none either.
     has_no(SECRET, text, "".join(captured.format()).replace(f"password={SECRET}", ""))
@@ -307,7 +307,7 @@ def test_pools_without_gevent_refuse_what_pools_on_it_refuse(dsn):
     with (
         ConnectionPool(
             lambda: f"{dsn} application_name='x\0'",
-            connection_class=geventpg.bound.BindableConnection,
+            connection_class=geventpg.connection.base.BindableConnection,
             min_size=0,
             max_size=1,
             timeout=0.2,

@@ -7,7 +7,7 @@ import pytest
 import geventpg
 from celery_integration.settings import Settings, read_settings
 from geventpg import OptionError, Pool
-from geventpg.options import from_environment
+from geventpg.pool.options import from_environment
 from tests.support.secrets import (
     HIDDEN,
     NOWHERE,

@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import geventpg
 from celery_integration.settings import read_settings
 from geventpg import OptionError, Pool, PoolTimeout
-from geventpg.connecting import KEEPALIVE_DEFAULTS
+from geventpg.connection.connect import KEEPALIVE_DEFAULTS
 from geventpg.testing import TcpProxy
 
 PIECES = [

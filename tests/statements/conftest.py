@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.batch.conftest import done
+from tests.connection.batch.conftest import done
 from tests.pool.conftest import embedded_dsn, make_pool
 from tests.poolers.conftest import mode, pooler
 from tests.security.conftest import tls, tls_dsn, tls_server

@@ -17,7 +17,7 @@ from tests.support import wait_until
 
 @pytest.fixture(autouse=True)
 def however_slow_the_machine_is(monkeypatch):
-    monkeypatch.setattr("geventpg.pipe_gathering._QUICK", 1.0)
+    monkeypatch.setattr("geventpg.statements.gathering._QUICK", 1.0)
 
 
 @pytest.fixture

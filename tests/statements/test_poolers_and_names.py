@@ -82,7 +82,7 @@ def test_a_lost_answer_is_found_out_and_nobody_gets_that_of_another(
 ):
     pool = make_pool(max_size=2)
     assert echo(pool)
-    everything = geventpg.pipe.answers_of
+    everything = geventpg.statements.pipe.answers_of
 
     def all_but_one(pgconn, expected):
         answers = everything(pgconn, expected)
@@ -92,7 +92,7 @@ def test_a_lost_answer_is_found_out_and_nobody_gets_that_of_another(
             monkeypatch.undo()
         return answers
 
-    monkeypatch.setattr(geventpg.pipe, "answers_of", all_but_one)
+    monkeypatch.setattr(geventpg.statements.pipe, "answers_of", all_but_one)
     ask = partial(pool.fetch_val, "select %s::int", idempotent=idempotent)
     asking = [Attempt(ask, (n,)) for n in range(20)]
     for n, one in enumerate(asking):

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 import geventpg
-from geventpg.commit import Mark, Outcome, look_up
+from geventpg.connection.commit import Mark, Outcome, look_up
 from tests.support import wait_until
 
 INSERT = "insert into notes values (%s)"
@@ -128,7 +128,7 @@ def test_a_commit_that_nobody_can_tell_of_is_unknown_and_not_repeated(
 def test_an_idempotent_transaction_is_repeated_when_nobody_can_tell(
     name, proxy, notes, monkeypatch
 ):
-    monkeypatch.setattr("geventpg.commit.look_up", lambda *_args: Outcome.UNKNOWN)
+    monkeypatch.setattr("geventpg.connection.commit.look_up", lambda *_args: Outcome.UNKNOWN)
     length = bytes_to_the_end(proxy, name, "delete from notes")
     attempts = []
 

@@ -11,8 +11,8 @@ from gevent.event import Event
 from psycopg import IsolationLevel, errors
 
 import geventpg
-from geventpg import registry
-from geventpg.transient import is_transient
+from geventpg.registry import pools as registry
+from geventpg.transactions.transient import is_transient
 from tests.support.pools import terminate
 
 INSERT = "insert into notes values (%s)"

@@ -10,7 +10,7 @@ import pytest
 from psycopg import IsolationLevel
 
 import geventpg
-from geventpg import registry
+from geventpg.registry import pools as registry
 from tests.support.pools import terminate
 
 INSERT = "insert into notes values (%s)"

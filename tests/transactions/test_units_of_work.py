@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 import geventpg
-from geventpg.commit import Outcome
-from geventpg.transactions_scope import unit_of_work
+from geventpg.connection.commit import Outcome
+from geventpg.transactions.unit_of_work import unit_of_work
 from tests.support.pools import terminate
 
 INSERT = "insert into notes values (%s)"
@@ -52,7 +52,7 @@ def test_a_unit_cut_anywhere_around_its_commit_ends_as_reported(name, proxy, not
 
 
 def test_a_unit_that_nobody_can_tell_of_is_unknown(name, notes, proxy, monkeypatch):
-    monkeypatch.setattr("geventpg.commit.look_up", lambda *_args: Outcome.UNKNOWN)
+    monkeypatch.setattr("geventpg.connection.commit.look_up", lambda *_args: Outcome.UNKNOWN)
     know_the_server(name)
     with pytest.raises(geventpg.CommitUnknown) as caught, unit_of_work():
         geventpg.get_conn(name).execute(INSERT, ("perhaps",))

@@ -11,7 +11,7 @@ from gevent import config
 from psycopg import pq
 
 from geventpg.cli.findings import Finding, ok, problem, warning
-from geventpg.options import ENVIRONMENT_PREFIX, from_environment
+from geventpg.pool.options import ENVIRONMENT_PREFIX, from_environment
 
 GOOD_LIBPQ = 170_000
 """The first libpq that cancels without blocking, over TLS, and can close prepared statements."""

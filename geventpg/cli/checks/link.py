@@ -10,7 +10,7 @@ from typing import Any
 
 from geventpg.cli.findings import Finding, ok, problem, warning
 from geventpg.cli.output import milliseconds
-from geventpg.connection import Connection
+from geventpg.connection.connection import Connection
 
 SLOW = 0.010
 """Seconds of a round trip from which on it, and not the server, decides what is possible."""

@@ -11,8 +11,8 @@ import psycopg
 from psycopg import pq
 
 from geventpg.cli.findings import Finding, note, ok, problem, warning
-from geventpg.connection import Connection
-from geventpg.pooler import is_pooled
+from geventpg.connection.connection import Connection
+from geventpg.connection.pooler import is_pooled
 
 from .environment import GOOD_LIBPQ
 from .reaching import Target

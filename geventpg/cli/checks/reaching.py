@@ -13,8 +13,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from geventpg.cli.findings import Finding, problem
-from geventpg.connection import Connection
-from geventpg.discretion import discreet
+from geventpg.connection.connection import Connection
+from geventpg.conninfo.discretion import discreet
 from geventpg.errors import OptionError, StartupOptionRefused
 
 

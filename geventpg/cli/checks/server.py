@@ -6,9 +6,9 @@ from typing import Any
 
 from geventpg.cli.findings import Finding, note, ok, problem, warning
 from geventpg.cli.output import duration
-from geventpg.connection import Connection
-from geventpg.sanitizing import sanitized
-from geventpg.text import shortened
+from geventpg.connection.connection import Connection
+from geventpg.sql.sanitize import sanitized
+from geventpg.sql.text import shortened
 
 NEARLY_FULL = 0.9
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.celery_worker.conftest import client, make_worker, own_worker, tag, work_admin
+from tests.celery_integration.conftest import client, make_worker, own_worker, tag, work_admin
 from tests.chaos.workers.crowd import CONNECTIONS, Crowd
 from tests.support.running_worker import RunningWorker
 

@@ -9,8 +9,8 @@ import gevent.monkey
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from geventpg.connection.pooler import is_pooled
 from geventpg.django import pools
-from geventpg.pooler import is_pooled
 
 _SERVER = """
     select current_setting('server_version'), current_setting('max_connections'),

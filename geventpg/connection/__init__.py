@@ -1,0 +1,1 @@
+"""One connection on gevent's hub, from connecting to its loss."""

@@ -1,0 +1,374 @@
+"""`Connection`: psycopg's connection, waiting on the gevent hub.
+
+Waiting and the lock are replaced here, connecting in `connecting`, cancelling in `cancelling`;
+everything else is psycopg's. It works alone, in any greenlet of the thread that opened it,
+whatever was imported before monkey-patching and whether or not anything was patched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
+
+import psycopg
+from psycopg import errors, generators, postgres, pq
+from psycopg.abc import Params, PQGen, Query
+from psycopg.adapt import AdaptersMap
+from psycopg.rows import Row, RowFactory, tuple_row
+
+from geventpg import hub
+
+from .adapters import ConnectionAdapters
+from .asking import ask_gen
+from .cancelling import CancellingOnHub
+from .connect import ConnectingOnHub
+from .cursor import Cursor
+from .interruption import heal
+from .loss import note_loss
+from .pooler import OF_ALL, Warnings, find_pooler_gen, is_due
+from .prepared import PreparedBegin
+from .server_cursor import ServerCursor
+from .session_end import is_alive
+from .statement_cache import KnownStatements
+
+if TYPE_CHECKING:
+    from geventpg.connection.batch.batch import Queued, StatementResult
+
+    from .meter import Meter
+
+logger = logging.getLogger("geventpg")
+
+RV = TypeVar("RV")
+
+ACTIVE = pq.TransactionStatus.ACTIVE
+IDLE = pq.TransactionStatus.IDLE
+INTRANS = pq.TransactionStatus.INTRANS
+BAD = pq.ConnStatus.BAD
+OK = int(pq.ConnStatus.OK)
+READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
+
+
+class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
+    """A `psycopg.Connection` whose waiting happens on the gevent hub.
+
+    It belongs to the thread that opened it: using it from another thread's hub raises
+    `WrongHub`. Greenlets of its thread may share it; like in psycopg their statements take
+    turns.
+
+    When an exception is thrown into a greenlet that waits for a statement
+    (``gevent.Timeout``, ``GreenletExit``, ``KeyboardInterrupt``, anything), the statement is
+    cancelled on the server and its remains are read before the exception goes on, both
+    within `cancel_timeout` seconds; if that fails, or a second exception comes, the
+    connection is closed.
+    """
+
+    __module__ = "geventpg"
+
+    def __init__(
+        self, pgconn: pq.abc.PGconn, row_factory: RowFactory[Row] = cast(Any, tuple_row)
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        self._attach()
+        self.cursor_factory = Cursor
+        self.server_cursor_factory = ServerCursor
+
+    def _attach(self) -> None:
+        """Start waiting on this thread's hub; used for connections made by other classes too."""
+        self.lock = cast(Any, hub.HubLock())
+        self._on_idle_readable: Callable[[Any], None] | None = None
+        self._on_read_only: Callable[[Any], None] | None = None
+        """Told of a write that the server refused because it is read-only."""
+        self._wants_writes: bool | None = None
+        self._begun_at = 0.0
+        """When its pool began to open it (``time.monotonic``)."""
+        self._pooled: bool | None = None
+        """Whether a pooler is in between, ``None`` until somebody had to know."""
+        self._prepares_always = False
+        """Whether to prepare behind a pooler too."""
+        self._warnings: Warnings = OF_ALL
+        self._server_pid = self.pgconn.backend_pid  # which libpq forgets when it is lost
+        self._meter: Meter | None = None  # measures statements, if somebody wants to know
+        self._on_cancelled: Callable[[], None] | None = None
+        """Told of a statement that is to be cancelled on the server."""
+        self._checkout: object = None
+        """The ``with pool.connection()`` block that holds it, for that block to know."""
+        self._binding = None  # found faster here than in the class, at each return
+        self._pid = os.getpid()
+        self._begin = PreparedBegin()
+        self._known = KnownStatements(self)
+        self._planner: Any = None
+        """What the statement-level API knows of it; it refers to the connection."""
+        self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
+
+    def __del__(self, *args: Any) -> None:
+        # A watcher must not outlive its descriptor: libev would miss a new one of that number.
+        watch: hub.Watch | None = getattr(self, "_watch", None)
+        if watch is not None and watch.is_home:
+            watch.stop()
+        elif watch is not None:
+            # Collected in another thread: the descriptor must stay until its loop let go.
+            watch.at_home(_let_go, watch, self.pgconn)
+        super().__del__(*args)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would own the same socket.
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """The adapters of this connection; cursors made later use them too."""
+        adapters = self._adapters
+        if adapters.__class__ is not ConnectionAdapters:
+            adapters = self._adapters = ConnectionAdapters(adapters or postgres.adapters)
+        return adapters
+
+    # -- waiting --------------------------------------------------------------------------
+
+    def wait(
+        self,
+        gen: PQGen[RV],
+        interval: float = 0.0,  # noqa: ARG002  # psycopg's signature
+        timeout: float | None = None,
+    ) -> RV:
+        """Run a psycopg generator to its end, waiting on the hub.
+
+        No timer is involved unless *timeout* (seconds) is given; *interval* is ignored, it
+        is psycopg's way to notice Ctrl-C. See the class for what an exception does.
+        """
+        if self._watch.stopped:
+            closed = errors.OperationalError("the connection is closed")
+            note_loss(self, closed)
+            raise closed
+        try:
+            if timeout is None:
+                meter = self._meter
+                if meter is None or getattr(gen, "__name__", None) not in meter.generators:
+                    return self._watch.drive(gen)
+                return meter.drive(self, gen)
+            return self._watch.drive_until(gen, monotonic() + timeout)
+        except hub.DeadlineReached:
+            raise errors._WaitTimeout("wait timeout expired") from None
+        except errors.Error as error:
+            self._failed(error, gen)
+            raise
+        except BaseException:
+            self._interrupted(gen)
+            raise
+
+    def _failed(self, error: errors.Error, gen: PQGen[Any]) -> None:
+        """See what an error means for the connection, which came while it waited for *gen*."""
+        note_loss(self, error)
+        if self.pgconn.status == BAD:
+            self._interrupted(gen)
+        elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
+            self._on_read_only(self)
+        elif getattr(gen, "gi_frame", None) is not None:
+            self._interrupted(gen)  # thrown in, not raised by the generator
+
+    def _interrupted(self, gen: PQGen[Any]) -> None:
+        """Leave no statement running after an exception: see `healing`."""
+        try:
+            # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed, and not
+            # left to be collected, when Python would print what it raises.
+            with suppress(RuntimeError, errors.Error):
+                gen.close()
+        finally:
+            heal(self)
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> psycopg.Cursor[Row]:
+        """Execute a statement and return its cursor, as psycopg does."""
+        if query.__class__ is not str or self.cursor_factory is not Cursor:
+            return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
+        try:
+            if self.pgconn.status != OK:
+                self._check_connection_ok()
+            cur: Cursor[Row] = Cursor(self)
+            if binary:
+                cur.format = pq.Format.BINARY
+            elif prepare is None:
+                text: Any = query  # a cast is a call
+                known = self._known.by_text.get(text)
+                if known is not None and cur.execute_known(known, query, params, fresh=True):
+                    return cur
+            return cur.execute(query, params, prepare=prepare)
+        except errors._NO_TRACEBACK as error:
+            raise error.with_traceback(None)  # noqa: B904  # the same error
+
+    def discard(self, *, wake: bool = True) -> None:
+        """Close at once without talking to the server. Does not block.
+
+        A greenlet that waits on it gets an ``OperationalError``; without *wake* it waits on.
+        """
+        self._watch.stop(_closed_meanwhile if wake else None)
+        self.pgconn.finish()
+
+    # -- the pool's view ------------------------------------------------------------------
+
+    def probe(self, timeout: float) -> None:
+        """Make one round trip to the server, an empty statement that starts no transaction.
+
+        Block this greenlet for *timeout* seconds at most. On any failure, being killed
+        included, close the connection and raise ``psycopg.OperationalError`` or what was
+        thrown.
+        """
+        try:
+            with self.lock:
+                self._watch.drive_until(ask_gen(self.pgconn, b""), monotonic() + timeout)
+        except hub.DeadlineReached:
+            self.discard()
+            raise errors.OperationalError(
+                f"no answer from the server to a probe within {timeout:g} s"
+            ) from None
+        except BaseException:
+            self.discard()
+            raise
+
+    def check_idle(self) -> bool:
+        """Read what arrived on an idle connection; tell whether it is still alive.
+
+        A notification or a changed parameter is kept and the connection with it. A terminated
+        backend is found here, see `session_end.is_alive`. Does not block or switch.
+        """
+        pgconn = self.pgconn
+        if not is_alive(pgconn):
+            self._watch.stop()
+            return False
+        # To where `notifies` looks; a user's handlers are not to be called in the hub.
+        while not self._notify_handlers and (notification := pgconn.notifies()):
+            cast(Any, pgconn.notify_handler)(notification)
+        if self._watch.paused:
+            self._watch.resume()
+        return True
+
+    def close(self) -> None:
+        """Close the connection, or return it to a pool that has ``close_returns``.
+
+        Does not block. A greenlet that waits on the connection gets an ``OperationalError``.
+        From another thread it is closed soon, by its own hub. In a forked child an
+        inherited connection is only given up, see `abandon`.
+        """
+        if os.getpid() != self._pid:
+            self.abandon()
+            return
+        if not self._watch.is_home:
+            # Another thread: its hub must let go of the descriptor first.
+            self._watch.at_home(self.close)
+            return
+        if not self._close_returns:
+            self._watch.stop(_closed_meanwhile)
+        super().close()
+
+    def abandon(self) -> None:
+        """Give up a connection inherited through a fork without sending a byte on its socket.
+
+        The descriptor is pointed at the null device, so that whatever libpq still says, the
+        session of the parent process does not hear it.
+        """
+        self._watch.abandon()
+        abandon_socket(self)
+
+    # -- transactions: BEGIN with the first statement, a short way to COMMIT ----------------
+
+    def _start_query(self) -> Any:
+        # Every cursor class comes by here: psycopg's own do not ask before they prepare.
+        if self._pooled is None and not self._prepares_always and is_due(self):
+            self._look_for_pooler()
+        # psycopg iterates over it; nothing to iterate over is cheaper than a generator.
+        if self._autocommit:
+            return ()
+        return super()._start_query()
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Switch the connection to pipeline mode for a block, as psycopg does."""
+        if self._pipeline is None:
+            with self.lock:
+                self._look_for_pooler()
+        with super().pipeline() as pipeline:
+            yield pipeline
+
+    @contextmanager
+    def _pipeline_nolock(self) -> Iterator[psycopg.Pipeline]:
+        self._look_for_pooler()
+        with super()._pipeline_nolock() as pipeline:
+            yield pipeline
+
+    def _look_for_pooler(self) -> None:
+        # In a pipeline it would be too late: what is prepared there is not known until its end.
+        if (
+            self._pooled is None
+            and not self._prepares_always
+            and self.prepare_threshold is not None
+            and self._pipeline is None
+            and self.pgconn.transaction_status in (IDLE, INTRANS)
+        ):
+            self.wait(find_pooler_gen(self))
+
+    def _measuring_batch(
+        self, statements: Sequence[Queued]
+    ) -> AbstractContextManager[list[StatementResult]]:
+        meter = self._meter
+        return nullcontext([]) if meter is None else meter.measuring_batch(self, statements)
+
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        yield from super()._deallocate(name)
+        if name is None:
+            self._begin.forget()
+
+    def _commit_gen(self) -> PQGen[None]:
+        pgconn = self.pgconn
+        if (
+            self._pipeline is not None
+            or self._num_transactions
+            or self._tpc
+            or pgconn.transaction_status == IDLE
+        ):
+            yield from super()._commit_gen()
+            return
+        self._check_connection_ok()
+        pgconn.send_query(b"COMMIT")
+        results = yield from generators.execute(pgconn)
+        if results[-1].status != pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
+
+
+def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:
+    watch.stop()
+
+
+def _closed_meanwhile() -> errors.OperationalError:
+    return errors.OperationalError("the connection was closed while this greenlet waited on it")
+
+
+def _stray_callback(reference: weakref.ref[Connection[Any]]) -> Callable[[], None]:
+    def on_stray() -> None:
+        conn = reference()
+        if conn is None:
+            return
+        if conn._on_idle_readable is not None:
+            conn._on_idle_readable(conn)
+        else:
+            # Nobody waits: the next one who does will see it. Until then do not spin.
+            conn._watch.pause()
+
+    return on_stray
+
+
+def abandon_socket(conn: psycopg.Connection[Any]) -> None:
+    """Close *conn* in a forked child without a byte on the socket it shares with the parent."""
+    if conn.pgconn.status == BAD:
+        return
+    hub.point_at_null(conn.pgconn.socket)
+    conn.pgconn.finish()

@@ -1,0 +1,124 @@
+"""How long statements and batches take: measured only where somebody wants to know.
+
+A connection without a meter pays one look at an attribute for each wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from psycopg.abc import PQGen
+
+if TYPE_CHECKING:
+    from geventpg.connection.batch.batch import Queued, StatementResult
+    from geventpg.pool.counters import Recorder
+    from geventpg.pool.events import Listeners
+
+    from .connection import Connection
+
+RV = TypeVar("RV")
+
+
+class Meter:
+    """Measures the statements and batches of a pool's connections."""
+
+    __slots__ = ("_listeners", "_recorder", "quiet")
+
+    generators = frozenset(
+        {
+            *("_execute_gen", "_plain_execute_gen", "_begin_execute_gen"),
+            *("_executemany_gen_no_pipeline", "_declare_gen", "_stream_send_gen"),
+            "_start_copy_gen",
+        }
+    )
+    """The names of those, psycopg's and ours, that execute what a user's cursor was given."""
+
+    def __init__(self, recorder: Recorder | None, listeners: Listeners) -> None:
+        self._recorder = recorder
+        self._listeners = listeners
+        self.quiet = None if "statement" in listeners.kinds else recorder
+        """The recorder, if nobody is to be told of statements: the short way."""
+
+    def drive(self, conn: Connection[Any], gen: PQGen[RV]) -> RV:
+        """Wait for *gen*, one of `generators`, as a connection does, and measure it.
+
+        In a pipeline of the user's the answer comes later, to somebody else: not measured.
+        """
+        if conn._pipeline is not None:
+            return conn._watch.drive(gen)
+        recorder = self.quiet
+        if recorder is not None:
+            started = monotonic()
+            try:
+                return conn._watch.drive(gen)
+            finally:
+                recorder.record(monotonic() - started)
+        # It has not begun: all that it knows is its arguments.
+        arguments = gen.gi_frame.f_locals  # type: ignore[attr-defined]
+        query = arguments.get("query", arguments.get("statement"))
+        has_parameters = arguments.get("params", arguments.get("params_seq")) is not None
+        with self.measuring(conn, query, has_parameters):
+            return conn._watch.drive(gen)
+
+    @contextmanager
+    def measuring(self, conn: Connection[Any], query: Any, has_parameters: bool) -> Iterator[None]:
+        """Measure a block that executes *query*, and tell of it."""
+        started = monotonic()
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self.note(conn, [query], has_parameters, started=started, failure=failure)
+
+    @contextmanager
+    def measuring_batch(
+        self, conn: Connection[Any], statements: Sequence[Queued]
+    ) -> Iterator[list[StatementResult]]:
+        """Measure a block that sends *statements*, and tell of it.
+
+        Those that are each for themselves raise nothing: their results are put into the list.
+        """
+        started = monotonic()
+        results: list[StatementResult] = []
+        failure: BaseException | None = None
+        try:
+            yield results
+            failure = next((result.error for result in results if result.error), None)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            queries = [statement.query for statement in statements]
+            with_parameters = all(statement.params is not None for statement in statements)
+            self.note(
+                conn, queries, with_parameters, kind="batch", started=started, failure=failure
+            )
+
+    def note(
+        self,
+        conn: Connection[Any],
+        queries: Sequence[Any],
+        has_parameters: bool,
+        *,
+        kind: str = "statement",
+        started: float,
+        failure: BaseException | None = None,
+    ) -> None:
+        """Measure what was given to *conn* at *started* and has its answer, or failed."""
+        took = monotonic() - started
+        if self._recorder is not None:
+            self._recorder.record(took)
+        self._listeners.tell(
+            kind,
+            conn,
+            seconds=took,
+            error=failure,
+            has_parameters=has_parameters,
+            _queries=queries,
+        )

@@ -1,0 +1,33 @@
+"""psycopg's server-side cursor, which warns if a pooler takes it away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.abc import Query
+from psycopg.rows import Row
+
+from geventpg.sql.session_effects import left_behind
+
+from .pooler import mind
+
+if TYPE_CHECKING:
+    from psycopg._queries import PostgresQuery
+
+    from .connection import Connection
+
+
+class ServerCursor(psycopg.ServerCursor[Row]):
+    """A server-side cursor. One ``withhold`` does not outlive its transaction behind a pooler."""
+
+    __slots__ = ()
+
+    _conn: Connection[Any]
+
+    def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
+        pgq = super()._convert_query(query, params)
+        trace = left_behind(pgq.query)
+        if trace is not None:
+            mind(self._conn, trace)
+        return pgq

@@ -1,0 +1,1 @@
+"""What pools count, for Prometheus, OpenTelemetry, and the tools at the terminal."""

@@ -1,0 +1,1 @@
+"""The pool: which greenlet has which connection, and what happens to the idle ones."""

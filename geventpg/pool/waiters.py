@@ -1,0 +1,126 @@
+"""Who waits for a connection, in which order and until when.
+
+First come, first served. A waiter that dies or gives up leaves the queue at that moment, so
+nothing here is ever stale. One timer serves all deadlines.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+from greenlet import getcurrent
+
+from geventpg import hub
+
+# When deadlines are not in queue order each expiry looks at the whole queue; this bounds how
+# often, and is how late such a waiter may be told.
+_COALESCE = 0.005
+
+
+class Waiter(hub.Parked):
+    """A greenlet waiting for a slot until its deadline."""
+
+    __slots__ = ("deadline", "since")
+
+    deadline: float
+    since: float
+
+
+_new = Waiter.__new__
+
+
+class WaitQueue:
+    """FIFO of `Waiter`. *timed_out* makes the error for those whose deadline passed."""
+
+    def __init__(self, timed_out: Callable[[], BaseException]) -> None:
+        self._timed_out = timed_out
+        self._hub = hub.current_hub()
+        self._run_callback = self._hub.loop.run_callback
+        self.line: OrderedDict[Waiter, None] = OrderedDict()
+        """Those who wait, the first in front; for others to look at."""
+        self._timer = hub.Timer(self._expire)
+        self._last_deadline = 0.0
+        self._in_order = True
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def __bool__(self) -> bool:
+        return bool(self.line)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        yield from list(self.line)
+
+    def join(self, deadline: float, since: float) -> Waiter:
+        """Queue up the current greenlet, which waits from *since*. Does not switch."""
+        # What `Parked` does, without calls: four checkouts in five wait.
+        waiter = _new(Waiter)
+        waiter.deadline, waiter.since = deadline, since
+        waiter._hub = owner = self._hub
+        waiter._greenlet = current = getcurrent()
+        waiter._callback = waiter.value = waiter.error = None
+        if current is owner:
+            hub.check_can_wait(owner, "the pool")
+        if not self.line:
+            self._in_order = True
+            self._timer.keep_alive(True)
+        elif deadline < self._last_deadline:
+            self._in_order = False
+        self._last_deadline = deadline
+        self.line[waiter] = None
+        due = self._timer.due
+        if due is None or deadline < due:
+            self._timer.arm(deadline)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take a waiter that was interrupted out of the queue, if it is still there."""
+        self.line.pop(waiter, None)
+        if not self.line:
+            self._timer.keep_alive(False)
+
+    def hand(self, value: Any) -> bool:
+        """Hand *value* to the first who still wants it; ``False`` if nobody does."""
+        line = self.line
+        while line:
+            waiter, _ = line.popitem(last=False)
+            if not line:
+                # Stays armed, as more waiters are likely, but must not hold up an exit.
+                self._timer.keep_alive(False)
+            # What `Parked.hand` does, without a call.
+            waiting = waiter._greenlet
+            if waiting is not None and waiter._callback is None:
+                waiter.value = value
+                run_callback = self._run_callback  # a method of somebody else's is found faster
+                waiter._callback = run_callback(waiting.switch)
+                return True
+        return False
+
+    def fail_all(self, error: Callable[[], BaseException]) -> int:
+        """Make everybody's wait raise; return how many there were."""
+        count = 0
+        while self.line:
+            waiter, _ = self.line.popitem(last=False)
+            count += waiter.fail(error())
+        self._timer.disarm()
+        return count
+
+    def _expire(self) -> None:
+        now = monotonic()
+        earliest = None
+        late: list[Waiter] = []
+        for waiter in self.line:
+            if waiter.deadline <= now:
+                late.append(waiter)
+            elif earliest is None or waiter.deadline < earliest:
+                earliest = waiter.deadline
+                if self._in_order:
+                    break
+        for waiter in late:
+            del self.line[waiter]
+            waiter.fail(self._timed_out())
+        if earliest is not None:
+            self._timer.arm(earliest if self._in_order else max(earliest, now + _COALESCE))

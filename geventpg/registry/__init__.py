@@ -1,0 +1,1 @@
+"""Named pools, and the connection that a greenlet has of each."""

@@ -1,0 +1,364 @@
+"""Named pools of this process: configured once, opened at first use, one connection a greenlet.
+
+Nothing connects before first use and never before a fork: a child process starts with the
+configuration and no pool. In processes that do not run gevent the same functions work on
+stock ``psycopg_pool.ConnectionPool``, per thread instead of per greenlet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol, cast
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import ConninfoParam
+
+from geventpg import hub
+from geventpg.connection.base import BindableConnection, Owner
+from geventpg.connection.connection import Connection, abandon_socket
+from geventpg.conninfo.checks import check_conninfo
+from geventpg.conninfo.discretion import discreet
+from geventpg.errors import NotConfigured, OptionError
+from geventpg.pool.options import OPTIONS, check_options, from_environment
+from geventpg.pool.pool import Pool
+
+from . import held as binding
+from . import stock
+
+_CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
+
+
+class Framework(Protocol):
+    """Who configures a pool when it is first asked for, and checks out what `get_conn` gives."""
+
+    def configure(self) -> None:
+        """Do `configure` for the pool, then `set_framework`. Does not block."""
+
+    def check_out(self, timeout: float | None) -> None:
+        """Do `check_out` in a greenlet that holds nothing, within *timeout* seconds."""
+
+
+@dataclass(frozen=True)
+class _Config:
+    conninfo: ConninfoParam
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<configuration of a pool: {', '.join(sorted(self.options)) or 'defaults'}>"
+
+
+_configs: dict[str, _Config] = {}
+_pools: dict[str, ConnectionPool[Any]] = {}
+_frameworks: dict[str, Framework] = {}
+_when_opened: list[Callable[[ConnectionPool[Any]], object]] = []
+
+
+@discreet
+def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options: Any) -> None:
+    """Set up the pool *name* of this process; it opens at its first use.
+
+    *conninfo* is a connection string, or a callable that returns one and is asked for every
+    new connection. *pool_options* are those of `Pool`. Does not connect or block. Raise
+    `OptionError` naming a bad option, ``psycopg.ProgrammingError`` if a pool of that name is
+    open with another configuration.
+    """
+    OPTIONS["name"].check("name", name)
+    if not name:
+        raise OptionError("name must not be empty")
+    check_conninfo(conninfo)
+    check_options(pool_options, known=sorted(_CONFIGURABLE))
+    config = _Config(conninfo, dict(pool_options))
+    pool = _pools.get(name)
+    if pool is not None and not pool.closed and _configs.get(name) != config:
+        raise psycopg.ProgrammingError(
+            f"the pool {name!r} is already open with another configuration;"
+            " call geventpg.close_all() before configuring it again"
+        )
+    _configs[name] = config
+    _frameworks.pop(name, None)
+
+
+def get_pool(name: str = "default") -> Pool[Any]:
+    """Return the open pool *name*, making it if need be. Does not block.
+
+    The default pool can also be configured by the environment: ``GEVENTPG_CONNINFO`` and
+    ``GEVENTPG_MAX_SIZE`` and so on. Raise `NotConfigured` if nobody configured *name*.
+    Without gevent it is a stock ``psycopg_pool.ConnectionPool``.
+    """
+    pool = _pools.get(name)
+    if pool is None or pool.closed:
+        fresh = _make_pool(name)
+        # One operation decides which pool it is, whoever else is doing the same.
+        if pool is not None and _pools.get(name) is pool:
+            del _pools[name]
+        pool = _pools.setdefault(name, fresh)
+        if pool is fresh:
+            pool.open()
+            for tell in _when_opened:
+                tell(pool)
+    return cast("Pool[Any]", pool)
+
+
+def get_conn(name: str = "default") -> Connection[Any]:
+    """Return the current greenlet's connection of pool *name*, checking one out if need be.
+
+    Every call in one greenlet returns the same connection until it is released: at the end
+    of the outermost ``with get_conn() as conn:`` (committed, or rolled back after an
+    exception), by `release_conn`, at the end of the Celery task, or when the greenlet ends in
+    any way. Blocks and raises as `Pool.getconn` does. Without gevent: per thread.
+    """
+    return cast("Connection[Any]", hold(name).conn)
+
+
+def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
+    """Do `get_conn`; return the binding. *timeout* (s) is for the checkout, if there is one."""
+    holder = binding.current_holder()
+    held = holder.held.get(name)
+    if held is not None:
+        gone = held.conn.closed or held.pool.closed
+        if not (held.depth or holder.scopes) and gone:
+            held.give_back()
+            held = None
+        # Otherwise also if it is broken: a fresh one would silently lose half of a transaction.
+    if held is None:
+        held = _hold_owned(holder, name, timeout) or _check_out(holder, name, timeout)
+    if holder.scopes:
+        held.begin_unit()
+    return held
+
+
+def check_out(
+    name: str, owner: Owner, *, shared: bool, timeout: float | None = None
+) -> binding.HeldConnection:
+    """Check a connection of pool *name* out for *owner*; block and raise as `get_conn` does.
+
+    If *shared*, it is the one that `get_conn` gives in this greenlet. It goes back when the
+    greenlet ends, if not before.
+    """
+    return _check_out(binding.current_holder(), name, timeout, owner, shared=shared)
+
+
+def _check_out(
+    holder: binding.Holder,
+    name: str,
+    timeout: float | None,
+    owner: Owner | None = None,
+    *,
+    shared: bool = True,
+) -> binding.HeldConnection:
+    pool: ConnectionPool[Any] = get_pool(name)
+    conn: Any = pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
+    held = holder.held.get(name)
+    if held is not None and owner is None:
+        # Somebody ran in this greenlet while it waited (a callback).
+        pool.putconn(conn)
+        return held
+    # No pool has such a name, as none is empty.
+    key = name if shared and held is None else f"\0{id(conn)}"
+    held = holder.held[key] = binding.HeldConnection(holder, key, pool, conn, owner)
+    return held
+
+
+@contextmanager
+def holding(name: str, timeout: float | None = None) -> Iterator[BindableConnection[Any]]:
+    """Hold the greenlet's connection for a block; give it back unless a transaction is open.
+
+    One that is open when the block begins belongs to somebody further out, who ends it.
+    """
+    held = hold(name, timeout=timeout)
+    joins = held.owner is None and held.conn.pgconn.transaction_status != TransactionStatus.IDLE
+    failure: BaseException | None = None
+    held.enter()
+    try:
+        yield held.conn
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        kind = None if failure is None else type(failure)
+        traceback = None if failure is None else failure.__traceback__
+        if not held.leave(kind, failure, traceback) and not joins:
+            held.give_back()
+
+
+def _hold_owned(
+    holder: binding.Holder, name: str, timeout: float | None
+) -> binding.HeldConnection | None:
+    framework = _frameworks.get(name)
+    if framework is None:
+        return None
+    framework.check_out(timeout)
+    return holder.held.get(name)
+
+
+def set_framework(name: str, framework: Framework | None) -> None:
+    """Let *framework* see to the pool *name*, or nobody. A later `configure` ends that."""
+    if framework is None:
+        _frameworks.pop(name, None)
+    else:
+        _frameworks[name] = framework
+
+
+def release_conn(name: str = "default") -> None:
+    """Give the current greenlet's connection of pool *name* back; no-op if it has none.
+
+    An open transaction is rolled back and logged, never committed. Does not block under
+    gevent, except in a task for a framework's pool, where the transaction is the framework's.
+    Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is, and inside a
+    transaction of the framework.
+    """
+    held = binding.current_holder().held.get(name)
+    if held is not None:
+        held.release("release_conn()")
+
+
+def scope(**options: Any) -> binding.Scope:
+    """Return a context manager for a unit of work; see `binding.Scope`."""
+    return binding.Scope(**options)
+
+
+def remaining_time() -> float | None:
+    """Return the seconds that this greenlet's unit of work has left, ``None``: no limit."""
+    deadline = binding.current_holder().deadline
+    return None if deadline is None else max(deadline - monotonic(), 0.0)
+
+
+def options_of(name: str) -> Mapping[str, Any] | None:
+    """Return the options that pool *name* was configured with, ``None`` if nobody did."""
+    config = _configs.get(name)
+    return None if config is None else config.options
+
+
+def resize_later(name: str, min_size: int, max_size: int) -> None:
+    """Have pools *name* that are made from now on, in children too, begin with these sizes.
+
+    No-op for a pool that nobody configured. The one that is open stays as it is. Does not block.
+    """
+    config = _configs.get(name)
+    if config is not None:
+        sizes = {"min_size": min_size, "max_size": max_size}
+        _configs[name] = _Config(config.conninfo, {**config.options, **sizes})
+
+
+def forget(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name*, within *timeout* seconds, and forget its configuration."""
+    _configs.pop(name, None)
+    pool = _pools.pop(name, None)
+    if pool is not None:
+        pool.close(timeout=timeout)
+
+
+def close_all(timeout: float = 5.0) -> None:
+    """Close all named pools, within *timeout* seconds altogether; idempotent.
+
+    The configurations stay: a later `get_conn` opens a new pool.
+    """
+    for pool, remaining in _take_all(timeout):
+        pool.close(timeout=remaining)
+
+
+def cut_off(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name* without waiting for those who use it; see `Pool.abort`.
+
+    The configuration stays. Without gevent, connections in use are closed when they are returned.
+    """
+    pool = _pools.pop(name, None)
+    if pool is not None:
+        _abort(pool, timeout)
+
+
+def abort_all(timeout: float = 5.0, *, wake: bool = True) -> None:
+    """Close all named pools without waiting for those who use them; see `Pool.abort`."""
+    for pool, remaining in _take_all(timeout):
+        _abort(pool, remaining, wake=wake)
+
+
+def _abort(pool: ConnectionPool[Any], timeout: float, *, wake: bool = True) -> None:
+    if isinstance(pool, Pool):
+        pool.abort(timeout=timeout, wake=wake)
+    else:
+        pool.close(timeout=timeout)
+
+
+def _take_all(timeout: float) -> Iterator[tuple[ConnectionPool[Any], float]]:
+    """Take each pool out of the registry; yield it and what is left of *timeout* for it."""
+    deadline = monotonic() + timeout
+    for name, pool in list(_pools.items()):
+        if _pools.get(name) is pool:
+            del _pools[name]
+        yield pool, max(deadline - monotonic(), 0.0)
+
+
+def release_all() -> None:
+    """Give back whatever the current greenlet or thread holds; transactions roll back."""
+    binding.current_holder().give_back_all()
+
+
+def run_on_gevent() -> None:
+    """Decide that this process runs gevent, also if nothing is patched and nothing ran yet."""
+    hub.current_hub()
+
+
+def when_opened(tell: Callable[[ConnectionPool[Any]], object]) -> None:
+    """Call *tell* with each named pool that is opened from now on; it must not block or raise."""
+    _when_opened.append(tell)
+
+
+def open_pools() -> dict[str, ConnectionPool[Any]]:
+    """Return the named pools that are open, by name."""
+    return {name: pool for name, pool in _pools.items() if not pool.closed}
+
+
+def _config(name: str) -> _Config:
+    if name not in _configs and name in _frameworks:
+        _frameworks[name].configure()
+    config = _configs.get(name)
+    if config is None and name == "default" and "GEVENTPG_CONNINFO" in os.environ:
+        configure(os.environ["GEVENTPG_CONNINFO"], **from_environment(os.environ))
+        config = _configs[name]
+    if config is None:
+        known = ", ".join(sorted(_configs)) or "none"
+        raise NotConfigured(
+            f"no pool {name!r} is configured (configured: {known}); call"
+            " geventpg.configure('host=... dbname=...')"
+            + (" or set GEVENTPG_CONNINFO" if name == "default" else f", name={name!r}")
+        )
+    return config
+
+
+@discreet
+def _make_pool(name: str) -> ConnectionPool[Any]:
+    config = _config(name)
+    if hub.in_use():
+        pool: ConnectionPool[Any] = Pool(config.conninfo, name=name, open=False, **config.options)
+        cast("Pool[Any]", pool)._reclaim = binding.reclaim_from_dead
+        return pool
+    return stock.make(name, config.conninfo, config.options)
+
+
+def _forget_pools_in_child() -> None:
+    # Pools on gevent empty themselves.
+    for conn in binding.forget_all():
+        abandon_socket(conn)
+    for pool in _pools.values():
+        if not isinstance(pool, Pool):
+            stock.abandon(pool)
+    _pools.clear()
+
+
+def _close_at_exit() -> None:
+    # Before gevent and the interpreter are torn down under what is still held.
+    # Open transactions are rolled back, and that is logged; statements that run are cancelled.
+    binding.give_back_what_rests()
+    abort_all(timeout=2.0, wake=False)
+
+
+os.register_at_fork(after_in_child=_forget_pools_in_child)
+atexit.register(_close_at_exit)

@@ -1,0 +1,87 @@
+"""psycopg_pool's own pool, for processes that do not run gevent.
+
+Nobody watches its idle connections. So whoever is given one looks at its socket first, which
+costs no round trip: a session that the server ended meanwhile is replaced, not met by a user.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import ConninfoParam
+
+from geventpg.connection.base import BindableConnection
+from geventpg.connection.connection import abandon_socket
+from geventpg.connection.session_end import is_alive
+from geventpg.pool.options import GEVENTPG_ONLY
+
+# Pools inherited through a fork: they have lost their threads, and collecting one waits for them.
+_graveyard: list[ConnectionPool[Any]] = []
+
+
+def make(name: str, conninfo: ConninfoParam, all_options: dict[str, Any]) -> ConnectionPool[Any]:
+    """Make a pool, not yet open; options that only `Pool` has do not apply to it."""
+    options = {k: v for k, v in all_options.items() if k not in GEVENTPG_ONLY}
+    cls = options.pop("connection_class", BindableConnection)
+    origin = getattr(cls, "__origin__", cls)
+    if origin is psycopg.Connection:
+        cls = BindableConnection
+    elif not issubclass(origin, BindableConnection):
+        cls = type(origin.__name__, (origin, BindableConnection), {"__module__": origin.__module__})
+    if all_options.get("prepare") == "never" and not callable(options.get("kwargs")):
+        options["kwargs"] = {**(options.get("kwargs") or {}), "prepare_threshold": None}
+    return ConnectionPool(conninfo, name=name, open=False, connection_class=cls, **options)
+
+
+def check_out(pool: ConnectionPool[Any], timeout: float | None) -> psycopg.Connection[Any]:
+    """Do ``pool.getconn(timeout)``, passing over connections that the server has closed."""
+    deadline = monotonic() + (pool.timeout if timeout is None else timeout)
+    conn: psycopg.Connection[Any] = pool.getconn(timeout)
+    while not is_alive(conn.pgconn):
+        conn.pgconn.finish()
+        pool.putconn(conn)  # which discards it and opens another
+        conn = pool.getconn(max(deadline - monotonic(), 0.0))
+    return conn
+
+
+def detach(pool: ConnectionPool[Any], conn: psycopg.Connection[Any]) -> None:
+    """Give *conn*, which is checked out, to who has it, for good; the pool may open another."""
+    with pool._lock:
+        pool._nconns -= 1
+    conn._pool = None
+
+
+def abandon(pool: ConnectionPool[Any]) -> None:
+    """Give up a pool inherited through a fork: its sockets belong to the parent."""
+    for conn in list(pool._pool):
+        abandon_socket(conn)
+    _graveyard.append(pool)
+
+
+@contextmanager
+def cancelling_after(seconds: float, conn: psycopg.Connection[Any]) -> Iterator[Callable[[], bool]]:
+    """Cancel what runs on *conn* if the block takes longer; yield what tells whether that was so.
+
+    A thread does it. It is over when the block is left, so that it never hits the next user.
+    """
+    late = threading.Event()
+
+    def cancel() -> None:
+        late.set()
+        with suppress(psycopg.Error):
+            conn.cancel_safe(timeout=5.0)
+
+    timer = threading.Timer(max(seconds, 0.0), cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late.is_set
+    finally:
+        timer.cancel()
+        timer.join()

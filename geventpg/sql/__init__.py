@@ -1,0 +1,1 @@
+"""Reading the text of statements. No I/O, no gevent."""

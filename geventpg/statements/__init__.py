@@ -1,0 +1,1 @@
+"""The single statements of many greenlets, over few connections."""

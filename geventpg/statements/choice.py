@@ -1,0 +1,374 @@
+"""Which connection carries a statement: the pipes of one pool, and what makes them change.
+
+There are ``statement_connections`` pipes that take statements, opened when they are needed. One
+whose head is slow, or whose connection is to go, takes no more and is replaced by another one
+on another connection of the pool. Those who find none wait until there is one, and a greenlet of
+the pool waits in their name for a connection, in line with everybody else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import psycopg
+
+from geventpg import hub
+from geventpg.connection.connection import Connection
+from geventpg.connection.cursor import Cursor
+from geventpg.connection.pooler import is_pooled
+from geventpg.errors import PoolTimeout, TooManyRequests
+from geventpg.pool.slots import Slot
+
+from .alone import too_late
+from .cancel import cancel_head
+from .costs import Costs
+from .pipe import Pipe
+from .plan import MOVED, Call, Planner
+from .sending import GRACE, HEAD_LIMIT
+from .stats import StatementStats
+
+if TYPE_CHECKING:
+    from geventpg.pool.pool import Pool
+
+logger = logging.getLogger("geventpg")
+
+_SPREAD = 8
+"""Statements on a pipe that make a second one worth its connection, if there may be one."""
+
+
+class Pipes:
+    """The shared connections of one pool."""
+
+    def __init__(self, pool: Pool[Any]) -> None:
+        self._pool = pool
+        self._opener: Any = None
+        self.park = pool._hub.switch
+        """Lets others run until somebody switches back."""
+        self.costs = Costs()
+        self._timed: dict[Call, None] = {}
+        """Who has a deadline."""
+        self._timer = hub.Timer(self._tick)
+        self._timer.keep_alive(False)  # what keeps the loop running is that somebody waits
+        self.pipes: list[Pipe] = []
+        self.usual: Pipe | None = None
+        """The one there is, if there is to be one: nearly always the one to take."""
+        self.homeless: deque[Call] = deque()
+        """Statements without a pipe, in the order in which they came."""
+        self.unsuitable = False
+        """The pool's connections cannot be shared: every statement has one of its own."""
+        self.moved = 0
+        self.spilled = 0
+        self.abandoned = 0
+        self.sent = 0
+        self.batches = 0
+        self.batch_max = 0
+
+    # -- which pipe -----------------------------------------------------------------------
+
+    def pipe(self) -> Pipe | None:
+        """Return a pipe that takes a statement now; ``None``: there will be one later.
+
+        Does not switch.
+        """
+        now = monotonic()
+        best: Pipe | None = None
+        taking = 0
+        for pipe in self.pipes:
+            if pipe.takes(now):
+                taking += 1
+                if best is None or pipe.load < best.load:
+                    best = pipe
+        if best is not None and (taking >= self._pool.statement_connections or best.load < _SPREAD):
+            return best
+        found = self._take_idle()
+        if found is None and best is not None and self._pool._idle and self._opener is None:
+            self._open_another()  # nobody waits for it, but it will be ready then
+        return found or best
+
+    def _take_idle(self) -> Pipe | None:
+        """Make a pipe of an idle connection if that needs no waiting."""
+        pool = self._pool
+        if not (pool._plain_checkout and pool._idle):
+            return None
+        slot = pool._idle[-1]
+        conn: Any = slot.conn
+        if conn._watch.news.pending:
+            return None  # it may have ended: `getconn` would give another one, or wait for it
+        if conn._pooled is None:
+            return None  # asking whether a pooler is in between takes a round trip
+        if conn.lock.locked():
+            return None  # by somebody who kept it though it was returned
+        if not is_suitable(conn):
+            self.unsuitable = True
+            return None
+        pool.getconn()  # that one
+        return self._make(slot)
+
+    def _make(self, slot: Slot) -> Pipe:
+        conn = slot.conn
+        planner: Planner | None = conn._planner
+        if planner is None:
+            planner = conn._planner = Planner(conn)
+        planner.refresh()
+        slot.since, slot.taker = monotonic(), None  # many use it
+        pipe = Pipe(self, slot, planner)
+        self.pipes.append(pipe)
+        self._find_usual()
+        return pipe
+
+    def _find_usual(self) -> None:
+        is_alone = len(self.pipes) == 1 == self._pool.statement_connections
+        self.usual = self.pipes[0] if is_alone else None
+
+    def left(self, pipe: Pipe) -> None:
+        """Take the connection of a pipe that ended back into the pool. Does not switch."""
+        self.pipes.remove(pipe)
+        self._find_usual()
+        pool = self._pool
+        slot = pool._out.get(pipe.conn)
+        if slot is not None:
+            slot.taker = ref(pipe)
+            pool.putconn(pipe.conn)
+
+    def is_wanted_back(self) -> bool:
+        """Tell whether the pool shrinks, or somebody waits whom only a return can serve."""
+        pool = self._pool
+        if not pool._line and pool._plain_return:
+            return False  # which says that it does not shrink
+        size = pool._bag.size
+        return size > pool._max_size or (size == pool._max_size and bool(pool._line))
+
+    def retire_all(self) -> None:
+        """Take no statements any more: the pool is closed. What was sent is answered."""
+        for pipe in self.pipes:
+            pipe.retire()
+
+    def forget(self) -> None:
+        """End everything in a forked child, where nobody waits and the sockets are not ours."""
+        for pipe in self.pipes:
+            pipe.forget()
+        self.pipes.clear()
+        self.usual = None
+        self.homeless.clear()
+        self._timed.clear()
+        if self._opener is not None:
+            self._opener.kill(block=False)
+
+    # -- waiting for a pipe ---------------------------------------------------------------
+
+    def queue_up(self, call: Call) -> None:
+        """Have a statement wait for a pipe. Does not switch."""
+        pool = self._pool
+        if pool.max_waiting and len(self.homeless) >= pool.max_waiting:
+            pool._stats[pool._REQUESTS_ERRORS] += 1
+            raise TooManyRequests(
+                f"the pool {pool.name!r} has already {len(self.homeless)} statements waiting for"
+                f" a connection (max_waiting={pool.max_waiting}; {pool._counts()})"
+            )
+        self.homeless.append(call)
+        if self._opener is None:
+            self._open_another()
+
+    def welcome(self) -> None:
+        """There is a pipe: have all who wait for one choose again. Only in the hub."""
+        for _ in range(len(self.homeless)):
+            if self.homeless:
+                self._wake(self.homeless.popleft(), MOVED)
+
+    def _move_in(self, pipe: Pipe) -> None:
+        self.welcome()
+        pipe.settle()  # it may be that nobody came
+
+    def _open_another(self) -> None:
+        opener = self._opener = hub.spawn(self._open)
+        # A link and not a `finally`: a greenlet killed before it ran executes no code.
+        opener.rawlink(self._opened)
+
+    def _open(self) -> None:
+        """Wait for a connection, in line, and make a pipe of it."""
+        pool = self._pool
+        # Whoever is switched to comes back to the hub, and not to this greenlet.
+        run_in_hub = pool._hub.loop.run_callback
+        try:
+            conn: Any = pool.getconn()
+        except PoolTimeout as error:
+            if type(error) is not PoolTimeout:
+                run_in_hub(self._refuse, error)  # waiting will not help
+            return
+        except Exception as error:
+            run_in_hub(self._refuse, error)
+            return
+        slot = pool._out[conn]
+        pool._leaks.returned(slot)  # a busy pipe is no leak
+        try:
+            is_pooled(conn)
+        except psycopg.Error as error:
+            logger.info("pool %r: a connection for statements was lost: %s", pool.name, error)
+            pool.putconn(conn)
+            return
+        except BaseException:
+            pool.putconn(conn)
+            raise
+        self.unsuitable = not is_suitable(conn)
+        if self.unsuitable or not self.homeless:
+            pool.putconn(conn)
+            run_in_hub(self.welcome)
+            return
+        run_in_hub(self._move_in, self._make(slot))
+
+    def _opened(self, ended: Any) -> None:
+        if self._opener is ended:
+            self._opener = None
+            if self.homeless:
+                self._open_another()
+
+    def _refuse(self, error: Exception) -> None:
+        for _ in range(len(self.homeless)):
+            if not self.homeless:
+                return
+            refusal = type(error)(*error.args)
+            refusal.__cause__ = error.__cause__
+            self._wake(self.homeless.popleft(), refusal)
+
+    @staticmethod
+    def _wake(call: Call, answer: Any) -> None:
+        wake, call.wake = call.wake, None
+        if wake is not None:
+            call.answer = answer
+            wake()
+
+    # -- deadlines, kills, and slow statements --------------------------------------------
+
+    def time(self, call: Call, deadline: float, timeout: float) -> None:
+        """End a statement's wait at *deadline*, unless `untime` comes before. Does not switch.
+
+        *timeout* (s) is what the user calls it.
+        """
+        call.deadline, call.timeout = deadline, timeout
+        self._timed[call] = None
+        self.look_at(deadline)
+
+    def untime(self, call: Call) -> None:
+        """Forget a statement's deadline."""
+        self._timed.pop(call, None)
+
+    def look_at(self, due: float) -> None:
+        """Do what is due at that time."""
+        if self._timer.due is None or due < self._timer.due:
+            self._timer.arm(due)
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for a statement any more. Does not switch."""
+        if call.wake is None:
+            return  # it was answered just now
+        call.wake = None
+        if not call.sent:
+            if call in self.homeless:
+                self.homeless.remove(call)
+            return  # in a pipe's queue it is passed over
+        self.abandoned += 1
+        now = call.abandoned_at = monotonic()
+        for pipe in self.pipes:
+            if call in pipe.sent:
+                pipe.abandoned += 1
+        self.look_at(now + GRACE)
+
+    def _tick(self) -> None:
+        now = monotonic()
+        late = [call for call in self._timed if call.deadline <= now]
+        for call in late:
+            del self._timed[call]
+            wake = call.wake
+            if wake is not None:
+                call.answer = self._timed_out(call)
+                self.abandon(call)
+                wake()
+        if self._timed:
+            self.look_at(max(min(call.deadline for call in self._timed), now + 0.005))
+        for pipe in list(self.pipes):
+            if pipe.gathering.handfuls:
+                if now >= pipe.head_since + HEAD_LIMIT:
+                    pipe.gathering.stop()
+                else:
+                    self.look_at(pipe.head_since + HEAD_LIMIT)
+            if pipe.queue and pipe.sent:
+                if pipe.is_stuck(now):
+                    pipe.stale_at = now
+                    pipe.evacuate()
+                else:
+                    self.look_at(max(pipe.head_since, now) + HEAD_LIMIT)
+            if not pipe.cancelling:
+                self._attend_to_head(pipe, now)
+
+    def _attend_to_head(self, pipe: Pipe, now: float) -> None:
+        """See to it that the server's statement holds nobody up for long, nor is for nobody."""
+        sent = pipe.sent
+        if not sent or sent[0].plan is None:
+            return
+        head_is_wanted = sent[0].wake is not None
+        if head_is_wanted and len(sent) == 1:
+            return
+        since = pipe.head_since
+        if not head_is_wanted:
+            since = max(since, sent[0].abandoned_at)
+        if now < since + GRACE:
+            self.look_at(since + GRACE)
+        elif not pipe.is_stuck(now) or (head_is_wanted and not any(c.wake for c in pipe.sent)):
+            self.look_at(now + GRACE)
+        else:
+            self._cancel_head(pipe)
+
+    def _timed_out(self, call: Call) -> psycopg.Error:
+        if not call.sent:
+            self._pool._stats[self._pool._REQUESTS_ERRORS] += 1
+            return self._pool._timed_out(call.timeout)
+        return too_late(call.timeout)
+
+    def _cancel_head(self, pipe: Pipe) -> None:
+        pipe.retire()
+        pipe.cancelling = True
+        head = pipe.sent[0]
+        pipe.set_apart(head)
+        if head.plan is not None:
+            self.costs.penalise(head.plan.text)
+        canceller = hub.spawn(cancel_head, pipe)
+        canceller.rawlink(lambda _ended: pipe.finished_cancelling())
+        pipe.evacuate()
+
+    # -- statistics -----------------------------------------------------------------------
+
+    def stats(self) -> StatementStats:
+        """Return the numbers as they are now."""
+        return StatementStats(
+            sent=self.sent,
+            batches=self.batches,
+            batch_max=self.batch_max,
+            spilled=self.spilled,
+            moved=self.moved,
+            abandoned=self.abandoned,
+            outstanding=sum(len(pipe.sent) for pipe in self.pipes),
+            waiting=len(self.homeless) + sum(len(pipe.queue) for pipe in self.pipes),
+            connections=len(self.pipes),
+        )
+
+
+def is_suitable(conn: Connection[Any]) -> bool:
+    """Tell whether statements of others may go over *conn* as they would over their own."""
+    return (
+        conn.cursor_factory is Cursor
+        # A pooler may give the server to somebody else between two that are on their way, when it
+        # has read a part of the second: an answer is lost, or is somebody else's (PgBouncer's
+        # issue 759). One at a time is certain.
+        and conn._pooled is False
+        # They would be called in the hub.
+        and not conn._notice_handlers
+        and not conn._notify_handlers
+        and type(conn).execute is Connection.execute
+        and type(conn).cursor is psycopg.Connection.cursor
+        # BEGIN would say so, and there is none.
+        and (conn._autocommit or conn._get_tx_start_command() == b"BEGIN")
+    )

@@ -1,0 +1,255 @@
+"""The way out: what greenlets put into a pipe in one turn of the hub leaves together.
+
+While the server has enough to do, it waits until there is more of it: a portion costs the client
+and the server one system call each, and what is not sent yet can still go elsewhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+from psycopg._preparing import Prepare
+
+from geventpg.connection.wire import sync_of
+
+from .plan import Call
+
+if TYPE_CHECKING:
+    from geventpg.connection.connection import Connection
+    from geventpg.pool.slots import Slot
+
+    from .choice import Pipes
+
+BAD = pq.ConnStatus.BAD
+
+MOST_OUTSTANDING = 128
+"""Statements on their way on one connection. So many can be held up by one that is slow."""
+
+MOST_BYTES = 262_144
+"""Bytes of parameters on their way on one connection."""
+
+PORTION = 32
+"""Statements that are worth sending together. So many on their way keep the server busy until
+the next ones come, which can just as well wait here: for company, or to go elsewhere."""
+
+ROOM_FOR_PORTION = MOST_OUTSTANDING - PORTION
+"""Statements on their way that leave room for a portion more."""
+
+HEAD_LIMIT = 0.005
+"""Seconds with one statement after which new ones are better sent elsewhere."""
+
+
+_SAMPLED_FOR = 0.001
+"""Seconds for which a reading of the processor time will do: it is a system call."""
+
+GRACE = 0.05
+"""Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
+
+NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
+"""Of a statement that was prepared already."""
+
+
+class Sending(ABC):
+    """The half of `Pipe` that sends."""
+
+    def __init__(self, pipes: Pipes, slot: Slot) -> None:
+        conn: Connection[Any] = slot.conn
+        self.conn = conn
+        self.queue: deque[Call] = deque()
+        """Not sent yet."""
+        self.sent: deque[Call] = deque()
+        """Sent and not answered."""
+        self.stale_at = slot.expires_at
+        """When (``time.monotonic``) new ones are better put elsewhere."""
+        self.head_since = 0.0
+        """When the server got to the first of those sent, as far as can be known."""
+        self.abandoned = 0
+        """How many of those sent nobody waits for."""
+        self.awake = False
+        """Whether it will come to look into the queue by itself."""
+        self.at_once = False
+        """Whether its turn is as good as over: who runs now is the only one to put a statement."""
+        self.dead = False
+        self._busy = self._busy_read_at = 0.0
+        """How much processor time this thread had used shortly before: that is not the server's."""
+        self._pipes = pipes
+        self._slot = slot
+        self._pgconn = conn.pgconn
+        self._sync = sync_of(conn.pgconn)
+        self._bytes = 0
+        self._end_writing: Callable[[], None] | None = None
+        self._run_callback = conn._watch.hub.loop.run_callback
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Something changed."""
+
+    @abstractmethod
+    def _lose(self, error: psycopg.Error) -> None:
+        """The connection is lost."""
+
+    @abstractmethod
+    def _hand_out(self, done: Iterable[Call]) -> None:
+        """Switch to those who wait for these answers."""
+
+    def put(self, call: Call) -> None:
+        """Have a statement sent at the end of this turn of the hub, or soon. Does not switch.
+
+        One that nobody can join leaves here: what is left to do for the last answer is then done
+        while the server is at work.
+        """
+        self.queue.append(call)
+        if not self.awake:
+            self.awake = True
+            self._run_callback(self._turn)
+        elif self.at_once:
+            self.at_once = False
+            self._send()
+
+    def _turn(self) -> None:
+        """The turn of the hub is over: send what was put here."""
+        self.awake = False
+        if not self.dead:
+            self._send_portion()
+            self.settle()
+
+    def _send_portion(self) -> None:
+        """Send what there is, if it is a portion or the server needs something to do."""
+        outstanding = len(self.sent)
+        has_portion = len(self.queue) >= PORTION and outstanding <= ROOM_FOR_PORTION
+        if outstanding < PORTION or has_portion:
+            self._send()
+        else:
+            self._pipes.look_at(self.head_since + HEAD_LIMIT)
+
+    def _send(self) -> None:
+        """Hand statements to libpq, as many as may be on their way, and those to the kernel."""
+        if self._end_writing is not None:
+            return  # the kernel has not taken the last ones yet
+        queue, sent, pgconn, pipes = self.queue, self.sent, self._pgconn, self._pipes
+        prepared = self.conn._prepared
+        names = prepared._names
+        usable = prepared.prepare_threshold is not None
+        before = len(sent)
+        # psycopg's own flushes, as is done next.
+        sync = self._sync if len(queue) > 1 else pgconn.pipeline_sync
+        room = MOST_OUTSTANDING - before
+        latest = name = None
+        try:
+            if prepared._to_flush:
+                self._deallocate()
+            while queue and room > 0 and self._bytes < MOST_BYTES:
+                call = queue.popleft()
+                if call.wake is None:
+                    continue  # killed meanwhile: not sent at all
+                key = call.query, call.types
+                if key != latest:  # looking it up takes longer than comparing
+                    latest, name = key, names.get(key) if usable else None
+                    if name is not None:
+                        names.move_to_end(key)
+                try:
+                    if name is not None and call.prepare is not False:
+                        pgconn.send_query_prepared(name, call.params, call.formats, call.format)
+                        call.check = NO_CHECK
+                    else:
+                        latest = None  # it may be prepared now, and another one given up
+                        self._send_new(call)
+                except Exception as error:
+                    if pgconn.status == BAD:
+                        queue.appendleft(call)
+                        raise
+                    call.answer = error  # too many parameters, for example
+                    self._run_callback(self._hand_out, [call])
+                    continue
+                call.sent = True
+                # Freed here, while it is in the processor's cache.
+                call.params = call.formats = None
+                self._bytes += call.size
+                sent.append(call)
+                sync()
+                room -= 1
+            if pgconn.flush() and not self.dead:
+                self._end_writing = self.conn._watch.when_writable(self._writable)
+        except psycopg.Error as error:
+            self._run_callback(self._lose, error)  # which switches, and this may be a greenlet
+        # From here on the server is at work.
+        if not before:
+            self._begin_head(monotonic())
+        number = len(sent) - before
+        if number:
+            pipes.sent += number
+            pipes.batches += 1
+            if number > pipes.batch_max:  # noqa: PLR1730  # a call less
+                pipes.batch_max = number
+        if queue:
+            # Should the head turn out to be slow, they are better off elsewhere.
+            pipes.look_at(self.head_since + HEAD_LIMIT)
+        elif len(sent) > 1:
+            pipes.look_at(self.head_since + GRACE)
+
+    def _begin_head(self, now: float) -> None:
+        """The server gets to the first of those sent: new ones are well off here for a while."""
+        self.head_since = now
+        stale_at, expires_at = now + HEAD_LIMIT, self._slot.expires_at
+        self.stale_at = stale_at if stale_at < expires_at else expires_at
+        if now - self._busy_read_at > _SAMPLED_FOR:
+            self._busy, self._busy_read_at = thread_time(), now
+
+    def _send_new(self, call: Call) -> None:
+        """Hand over a statement that is not prepared here, or not to be."""
+        pgconn, prepared = self._pgconn, self.conn._prepared
+        query: Any = call  # it has what of a PostgresQuery is looked at
+        prep, name = prepared.get(query, call.prepare)
+        if prep is Prepare.SHOULD:
+            pgconn.send_prepare(name, call.query, param_types=call.types)
+        if prep is Prepare.NO:
+            pgconn.send_query_params(
+                call.query,
+                call.params,
+                param_types=call.types,
+                param_formats=call.formats,
+                result_format=call.format,
+            )
+        else:
+            pgconn.send_query_prepared(
+                name, call.params, param_formats=call.formats, result_format=call.format
+            )
+        call.check = prepared.maybe_add_to_cache(query, prep, name), prep, name
+
+    def _deallocate(self) -> None:
+        """Hand over what psycopg wants to be rid of, before anything is prepared again."""
+        prepared = self.conn._prepared
+        while prepared._to_flush:
+            name = prepared._to_flush.popleft()
+            if name is None:  # all of them, also what was prepared behind that decision
+                prepared._names.clear()
+                self.conn._begin.forget()
+            command = b"DEALLOCATE " + (b"ALL" if name is None else name)
+            self._pgconn.send_query_params(command, None)
+            self._sync()
+            call = Call()
+            call.check, call.sent = NO_CHECK, True
+            self.abandoned += 1
+            self.sent.append(call)
+
+    def _writable(self) -> None:
+        try:
+            if self._pgconn.flush():
+                return
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        self._stop_writing()
+        self._send()
+        self.settle()
+
+    def _stop_writing(self) -> None:
+        end, self._end_writing = self._end_writing, None
+        if end is not None:
+            end()

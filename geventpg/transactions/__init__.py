@@ -1,0 +1,1 @@
+"""Transactions that are repeated when that is safe."""

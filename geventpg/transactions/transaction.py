@@ -1,0 +1,166 @@
+"""One transaction on one connection: its options, its BEGIN and its COMMIT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import psycopg
+from psycopg import IsolationLevel, errors, generators, pq
+from psycopg.abc import PQGen
+
+from geventpg.connection.commit import Mark, Place, identify, place_of
+from geventpg.connection.connection import Connection
+from geventpg.connection.loss import note_outcome
+from geventpg.registry import pools as registry
+
+IDLE = pq.TransactionStatus.IDLE
+INERROR = pq.TransactionStatus.INERROR
+OK = pq.ConnStatus.OK
+
+REMAINING = "remaining"
+LONGEST_TIMEOUT = (2**31 - 1) / 1000  # the server's
+
+StatementTimeout = float | Literal["remaining"] | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What BEGIN is to say, and the bound of the statements."""
+
+    isolation_level: IsolationLevel | None
+    read_only: bool | None
+    deferrable: bool | None
+    statement_timeout: StatementTimeout
+
+    def __post_init__(self) -> None:
+        bound = self.statement_timeout
+        if isinstance(bound, str) and bound != REMAINING:
+            raise ValueError(f"statement_timeout must be seconds or {REMAINING!r}, not {bound!r}")
+        if not isinstance(bound, str) and bound is not None and not 0 < bound <= LONGEST_TIMEOUT:
+            raise ValueError(
+                f"statement_timeout must be more than 0 and at most {LONGEST_TIMEOUT:g} s,"
+                f" not {bound:g}"
+            )
+
+    def time_for_statements(self, remaining: float | None) -> float | None:
+        """Return the bound of a transaction that begins now; *remaining* is its caller's time."""
+        if not isinstance(self.statement_timeout, str):
+            return self.statement_timeout
+        times = [time for time in (remaining, registry.remaining_time()) if time is not None]
+        return min(times, default=None)
+
+    def refuse(self) -> None:
+        """Raise if an option is given, which an inner transaction cannot have."""
+        if self != Options(None, None, None, None):
+            raise psycopg.ProgrammingError(
+                "options of a transaction inside another transaction of the same greenlet:"
+                " give them to the outer one"
+            )
+
+
+class _Transaction(psycopg.Transaction):
+    """psycopg's block, with a bound for its statements that travels along with BEGIN."""
+
+    def __init__(self, conn: Connection[Any], statement_timeout: float | None) -> None:
+        super().__init__(conn)
+        self._statement_timeout = statement_timeout
+
+    def _enter_gen(self) -> PQGen[None]:
+        if self._statement_timeout is None:
+            yield from super()._enter_gen()
+            return
+        milliseconds = max(int(min(self._statement_timeout, LONGEST_TIMEOUT) * 1000), 1)
+        command = f"SET LOCAL statement_timeout = {milliseconds}".encode()
+        # psycopg's own, which expects one result.
+        self.status = self.Status.ACTIVE
+        self._push_savepoint()
+        self._conn._check_connection_ok()
+        self.pgconn.send_query(b"%s; %s" % (self._conn._get_tx_start_command(), command))
+        for result in (yield from generators.execute(self.pgconn)):
+            if result.status != pq.ExecStatus.COMMAND_OK:
+                raise errors.error_from_result(result, encoding=self.pgconn._encoding)
+
+
+class Block:
+    """One transaction on one connection, begun and ended by a ``with`` block."""
+
+    def __init__(
+        self, conn: Connection[Any], options: Options, statement_timeout: float | None
+    ) -> None:
+        self._conn = conn
+        self._options = options
+        self._transaction = _Transaction(conn, statement_timeout)
+        self._before = conn.isolation_level, conn.read_only, conn.deferrable
+        self._place: Place | None = None
+        self.doubtful: Mark | None = None
+        """Set if the connection was lost while COMMIT was under way."""
+
+    def __enter__(self) -> None:
+        conn, options = self._conn, self._options
+        level, read_only, deferrable = self._before
+        if not (read_only if options.read_only is None else options.read_only):
+            self._place = place_of(conn)
+        if options.isolation_level is not None and options.isolation_level != level:
+            conn.isolation_level = options.isolation_level
+        if options.read_only is not None and options.read_only != read_only:
+            conn.read_only = options.read_only
+        if options.deferrable is not None and options.deferrable != deferrable:
+            conn.deferrable = options.deferrable
+        try:
+            self._transaction.__enter__()  # interrupted, it undoes itself
+        except BaseException:
+            self._restore()
+            raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        try:
+            if exc is not None:
+                return self._transaction.__exit__(exc_type, exc, traceback)
+            self._commit()
+            return False
+        finally:
+            self._restore()
+
+    def _commit(self) -> None:
+        conn, pgconn = self._conn, self._conn.pgconn
+        if pgconn.transaction_status == INERROR:
+            # The server would answer COMMIT with ROLLBACK, and psycopg would not say so.
+            failed = errors.InFailedSqlTransaction(
+                "the transaction cannot be committed, because a statement in it failed and the"
+                " error was handled; put such a statement in 'with conn.transaction():'"
+            )
+            self._transaction.__exit__(type(failed), failed, None)
+            raise failed
+        mark = Mark(None, None)
+        if not conn.read_only:
+            try:
+                mark = identify(conn, self._place)
+            except BaseException as error:
+                self._transaction.__exit__(type(error), error, error.__traceback__)
+                raise
+        if pgconn.status != OK:  # psycopg's block would end as if it were committed
+            lost = errors.OperationalError("the connection was lost before COMMIT")
+            note_outcome(lost, rolled_back=True)
+            raise lost
+        try:
+            self._transaction.__exit__(None, None, None)
+        except psycopg.Error as error:
+            if pgconn.status != OK:
+                note_outcome(error, rolled_back=False)  # until it is known
+                self.doubtful = mark
+            raise
+
+    def _restore(self) -> None:
+        conn = self._conn
+        if conn.closed or conn.pgconn.transaction_status != IDLE:
+            return
+        now = conn.isolation_level, conn.read_only, conn.deferrable
+        if now != self._before:
+            conn.isolation_level, conn.read_only, conn.deferrable = self._before

@@ -1,0 +1,74 @@
+"""A unit of work, such as a task, whose commit is looked up if its answer is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg_pool import ConnectionPool
+
+from geventpg.connection.commit import Mark, identify, place_of, settle
+from geventpg.connection.loss import note_outcome
+from geventpg.errors import CommitUnknown
+from geventpg.registry import held as binding
+from geventpg.registry import pools as registry
+
+INTRANS = pq.TransactionStatus.INTRANS
+
+
+@contextmanager
+def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Iterator[None]:
+    """Do `registry.scope`, and find out what became of a COMMIT whose answer was lost.
+
+    The block ends normally if everything was committed. What it raises otherwise tells the
+    truth to `is_transient`: a unit that used several pools, of which one was committed when
+    another failed, is not to be repeated. Costs a round trip before COMMIT, as `transaction`
+    does; blocks for 10 seconds at most after a loss.
+    """
+    commits = _Commits()
+    try:
+        with registry.scope(adopt=adopt, deadline=deadline, commit=commits):
+            yield
+    except psycopg.Error as error:
+        failure = error
+        if commits.doubtful is not None:
+            mark, failure, pool = commits.doubtful
+            # The lost connection is back in the pool: the look-up takes no more than one.
+            if settle(mark, failure, pool.connection):
+                if not commits.left:
+                    return
+                commits.wrote = True
+        if commits.wrote:
+            note_outcome(failure, rolled_back=False)
+        if failure is error:
+            raise
+        raise failure from failure.__cause__
+
+
+class _Commits:
+    """Commits what a unit holds, one after the other."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        """How many are still to be committed."""
+        self.wrote = False
+        """Whether something was committed."""
+        self.doubtful: tuple[Mark, psycopg.Error, ConnectionPool[Any]] | None = None
+
+    def __call__(self, mine: list[binding.HeldConnection]) -> None:
+        self.left = len(mine)
+        for held in mine:
+            conn, mark = held.conn, Mark(None, None)
+            if conn.pgconn.transaction_status == INTRANS and not conn.read_only:
+                mark = identify(conn, place_of(conn))
+            self.left -= 1
+            try:
+                held.end_unit(None)
+            except CommitUnknown as unknown:
+                if isinstance(unknown.__cause__, psycopg.Error):
+                    self.doubtful = mark, unknown.__cause__, held.pool
+                raise
+            self.wrote = self.wrote or mark.number is not None
