@@ -36,5 +36,5 @@ def adopt(conn: psycopg.Connection[Any]) -> Connection[Any]:
         return conn
     conn.__class__ = cooperative(type(conn))
     adopted = cast(Connection[Any], conn)
-    adopted._attach()
+    adopted.attach_to_hub()
     return adopted

@@ -77,13 +77,13 @@ class BindableConnection(psycopg.Connection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
 
     _pool: Any
-    _binding: Binding | None = None
+    binding: Binding | None = None
     _close_is_final = False
-    _commit_in_doubt = False
+    commit_in_doubt = False
     """Whether the connection was lost while COMMIT was under way."""
-    _on_stale: Callable[[bytes], None] | None = None
+    on_stale: Callable[[bytes], None] | None = None
     """Told of a statement whose prepared form went stale."""
-    _on_lost: Callable[[bool], None] | None = None
+    on_lost: Callable[[bool], None] | None = None
     """Told of a prepared statement that was gone, and whether it was executed all the same."""
 
     def send_batch(self, batch: Batch, *, atomic: bool = True) -> list[StatementResult]:
@@ -180,8 +180,8 @@ class BindableConnection(psycopg.Connection[Row]):
                 super().close()
             finally:
                 self._pool = pool
-        elif self._close_returns and self._binding is not None and not self.closed:
-            self._binding.release("close()")
+        elif self._close_returns and self.binding is not None and not self.closed:
+            self.binding.release("close()")
         else:
             super().close()
 
@@ -207,8 +207,8 @@ class BindableConnection(psycopg.Connection[Row]):
         self.pgconn.finish()
 
     def __enter__(self) -> Self:
-        if self._binding is not None:
-            self._binding.enter()
+        if self.binding is not None:
+            self.binding.enter()
         return super().__enter__()
 
     def __exit__(
@@ -217,7 +217,7 @@ class BindableConnection(psycopg.Connection[Row]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        binding = self._binding
+        binding = self.binding
         if binding is None:
             super().__exit__(exc_type, exc_val, exc_tb)
             return

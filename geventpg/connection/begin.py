@@ -39,7 +39,7 @@ def begin_with_gen(
     pgconn = conn.pgconn
     conn._check_connection_ok()
     pgconn.enter_pipeline_mode()
-    begins = conn._begin.send(conn)
+    begins = conn.prepared_begin.send(conn)
     refused: psycopg.Error | None = None
     try:
         send()
@@ -50,7 +50,7 @@ def begin_with_gen(
     pgconn.exit_pipeline_mode()
 
     begun = answers[0] if begins == 1 else list(chain(*answers[:begins]))
-    if conn._begin.was_lost(begun):
+    if conn.prepared_begin.was_lost(begun):
         # Nothing was executed: once more, with a BEGIN that need not be prepared.
         return (yield from begin_with_gen(conn, send))
     if refused is not None:

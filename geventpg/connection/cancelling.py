@@ -24,7 +24,7 @@ class CancellingOnHub(psycopg.Connection[Row]):
     cancel_timeout: float = 5.0
     """Seconds for cancelling an interrupted statement and reading its remains."""
 
-    _watch: hub.Watch
+    watch: hub.Watch
 
     @abstractmethod
     def discard(self, *, wake: bool = True) -> None:
@@ -36,7 +36,7 @@ class CancellingOnHub(psycopg.Connection[Row]):
         From a greenlet of the connection's thread it blocks that greenlet only; elsewhere it
         is psycopg's blocking `cancel`.
         """
-        if hub.can_wait(self._watch.hub):
+        if hub.can_wait(self.watch.hub):
             self.cancel_safe()
         else:
             super().cancel()

@@ -73,41 +73,41 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         self, pgconn: pq.abc.PGconn, row_factory: RowFactory[Row] = cast(Any, tuple_row)
     ) -> None:
         super().__init__(pgconn, row_factory)
-        self._attach()
+        self.attach_to_hub()
         self.cursor_factory = Cursor
         self.server_cursor_factory = ServerCursor
 
-    def _attach(self) -> None:
+    def attach_to_hub(self) -> None:
         """Start waiting on this thread's hub; used for connections made by other classes too."""
         self.lock = cast(Any, hub.HubLock())
-        self._on_idle_readable: Callable[[Any], None] | None = None
-        self._on_read_only: Callable[[Any], None] | None = None
+        self.on_idle_readable: Callable[[Any], None] | None = None
+        self.on_read_only: Callable[[Any], None] | None = None
         """Told of a write that the server refused because it is read-only."""
-        self._wants_writes: bool | None = None
-        self._begun_at = 0.0
+        self.wants_writes: bool | None = None
+        self.begun_at = 0.0
         """When its pool began to open it (``time.monotonic``)."""
-        self._pooled: bool | None = None
+        self.pooled: bool | None = None
         """Whether a pooler is in between, ``None`` until somebody had to know."""
-        self._prepares_always = False
+        self.prepares_always = False
         """Whether to prepare behind a pooler too."""
-        self._warnings: Warnings = OF_ALL
-        self._server_pid = self.pgconn.backend_pid  # which libpq forgets when it is lost
-        self._meter: Meter | None = None  # measures statements, if somebody wants to know
-        self._on_cancelled: Callable[[], None] | None = None
+        self.pooler_warnings: Warnings = OF_ALL
+        self.server_pid = self.pgconn.backend_pid  # which libpq forgets when it is lost
+        self.meter: Meter | None = None  # measures statements, if somebody wants to know
+        self.on_cancelled: Callable[[], None] | None = None
         """Told of a statement that is to be cancelled on the server."""
-        self._checkout: object = None
+        self.checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
-        self._binding = None  # found faster here than in the class, at each return
+        self.binding = None  # found faster here than in the class, at each return
         self._pid = os.getpid()
-        self._begin = PreparedBegin()
-        self._known = KnownStatements(self)
-        self._planner: Any = None
+        self.prepared_begin = PreparedBegin()
+        self.statement_cache = KnownStatements(self)
+        self.planner: Any = None
         """What the statement-level API knows of it; it refers to the connection."""
-        self._watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
+        self.watch = hub.Watch(self.pgconn.socket, _stray_callback(weakref.ref(self)))
 
     def __del__(self, *args: Any) -> None:
         # A watcher must not outlive its descriptor: libev would miss a new one of that number.
-        watch: hub.Watch | None = getattr(self, "_watch", None)
+        watch: hub.Watch | None = getattr(self, "watch", None)
         if watch is not None and watch.is_home:
             watch.stop()
         elif watch is not None:
@@ -140,17 +140,17 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         No timer is involved unless *timeout* (seconds) is given; *interval* is ignored, it
         is psycopg's way to notice Ctrl-C. See the class for what an exception does.
         """
-        if self._watch.stopped:
+        if self.watch.stopped:
             closed = errors.OperationalError("the connection is closed")
             note_loss(self, closed)
             raise closed
         try:
             if timeout is None:
-                meter = self._meter
+                meter = self.meter
                 if meter is None or getattr(gen, "__name__", None) not in meter.generators:
-                    return self._watch.drive(gen)
+                    return self.watch.drive(gen)
                 return meter.drive(self, gen)
-            return self._watch.drive_until(gen, monotonic() + timeout)
+            return self.watch.drive_until(gen, monotonic() + timeout)
         except hub.DeadlineReached:
             raise errors._WaitTimeout("wait timeout expired") from None
         except errors.Error as error:
@@ -165,8 +165,8 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         note_loss(self, error)
         if self.pgconn.status == BAD:
             self._interrupted(gen)
-        elif error.sqlstate == READ_ONLY and self._on_read_only is not None:
-            self._on_read_only(self)
+        elif error.sqlstate == READ_ONLY and self.on_read_only is not None:
+            self.on_read_only(self)
         elif getattr(gen, "gi_frame", None) is not None:
             self._interrupted(gen)  # thrown in, not raised by the generator
 
@@ -199,7 +199,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
                 cur.format = pq.Format.BINARY
             elif prepare is None:
                 text: Any = query  # a cast is a call
-                known = self._known.by_text.get(text)
+                known = self.statement_cache.by_text.get(text)
                 if known is not None and cur.execute_known(known, query, params, fresh=True):
                     return cur
             return cur.execute(query, params, prepare=prepare)
@@ -211,7 +211,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
 
         A greenlet that waits on it gets an ``OperationalError``; without *wake* it waits on.
         """
-        self._watch.stop(_closed_meanwhile if wake else None)
+        self.watch.stop(_closed_meanwhile if wake else None)
         self.pgconn.finish()
 
     # -- the pool's view ------------------------------------------------------------------
@@ -225,7 +225,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """
         try:
             with self.lock:
-                self._watch.drive_until(ask_gen(self.pgconn, b""), monotonic() + timeout)
+                self.watch.drive_until(ask_gen(self.pgconn, b""), monotonic() + timeout)
         except hub.DeadlineReached:
             self.discard()
             raise errors.OperationalError(
@@ -243,13 +243,13 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """
         pgconn = self.pgconn
         if not is_alive(pgconn):
-            self._watch.stop()
+            self.watch.stop()
             return False
         # To where `notifies` looks; a user's handlers are not to be called in the hub.
         while not self._notify_handlers and (notification := pgconn.notifies()):
             cast(Any, pgconn.notify_handler)(notification)
-        if self._watch.paused:
-            self._watch.resume()
+        if self.watch.paused:
+            self.watch.resume()
         return True
 
     def close(self) -> None:
@@ -262,12 +262,12 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         if os.getpid() != self._pid:
             self.abandon()
             return
-        if not self._watch.is_home:
+        if not self.watch.is_home:
             # Another thread: its hub must let go of the descriptor first.
-            self._watch.at_home(self.close)
+            self.watch.at_home(self.close)
             return
         if not self._close_returns:
-            self._watch.stop(_closed_meanwhile)
+            self.watch.stop(_closed_meanwhile)
         super().close()
 
     def abandon(self) -> None:
@@ -276,14 +276,14 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         The descriptor is pointed at the null device, so that whatever libpq still says, the
         session of the parent process does not hear it.
         """
-        self._watch.abandon()
+        self.watch.abandon()
         abandon_socket(self)
 
     # -- transactions: BEGIN with the first statement, a short way to COMMIT ----------------
 
     def _start_query(self) -> Any:
         # Every cursor class comes by here: psycopg's own do not ask before they prepare.
-        if self._pooled is None and not self._prepares_always and is_due(self):
+        if self.pooled is None and not self.prepares_always and is_due(self):
             self._look_for_pooler()
         # psycopg iterates over it; nothing to iterate over is cheaper than a generator.
         if self._autocommit:
@@ -308,8 +308,8 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     def _look_for_pooler(self) -> None:
         # In a pipeline it would be too late: what is prepared there is not known until its end.
         if (
-            self._pooled is None
-            and not self._prepares_always
+            self.pooled is None
+            and not self.prepares_always
             and self.prepare_threshold is not None
             and self._pipeline is None
             and self.pgconn.transaction_status in (IDLE, INTRANS)
@@ -319,13 +319,13 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     def _measuring_batch(
         self, statements: Sequence[Queued]
     ) -> AbstractContextManager[list[StatementResult]]:
-        meter = self._meter
+        meter = self.meter
         return nullcontext([]) if meter is None else meter.measuring_batch(self, statements)
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         yield from super()._deallocate(name)
         if name is None:
-            self._begin.forget()
+            self.prepared_begin.forget()
 
     def _commit_gen(self) -> PQGen[None]:
         pgconn = self.pgconn
@@ -357,11 +357,11 @@ def _stray_callback(reference: weakref.ref[Connection[Any]]) -> Callable[[], Non
         conn = reference()
         if conn is None:
             return
-        if conn._on_idle_readable is not None:
-            conn._on_idle_readable(conn)
+        if conn.on_idle_readable is not None:
+            conn.on_idle_readable(conn)
         else:
             # Nobody waits: the next one who does will see it. Until then do not spin.
-            conn._watch.pause()
+            conn.watch.pause()
 
     return on_stray
 

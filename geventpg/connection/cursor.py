@@ -88,7 +88,7 @@ class Cursor(QuickCursor[Row]):
             and params is not None
             and self.pgresult is not None
         ):
-            conn._known.learn(query, name, self._adapters, self.pgresult)
+            conn.statement_cache.learn(query, name, self._adapters, self.pgresult)
 
     def executemany(
         self, query: Query, params_seq: Iterable[Any], *, returning: bool = False
@@ -99,10 +99,10 @@ class Cursor(QuickCursor[Row]):
         its own or the first of one and *params_seq* is a sequence; else raise `StaleStatement`.
         """
         conn = self._conn
-        if conn._meter is None or conn._pipeline is not None:
+        if conn.meter is None or conn._pipeline is not None:
             self._execute_many(query, params_seq, returning=returning)
             return
-        with conn._meter.measuring(conn, query, True):
+        with conn.meter.measuring(conn, query, True):
             self._execute_many(query, params_seq, returning=returning)
 
     def _execute_many(self, query: Query, params_seq: Iterable[Any], *, returning: bool) -> None:
@@ -140,8 +140,8 @@ class Cursor(QuickCursor[Row]):
         conn = self._conn
         # Asked once, when a statement is about to be prepared: few connections get that far.
         if (
-            conn._pooled is None
-            and not conn._prepares_always
+            conn.pooled is None
+            and not conn.prepares_always
             and conn._pipeline is None
             and conn._prepared.get(pgq, prepare)[0] is Prepare.SHOULD
         ):
@@ -159,7 +159,7 @@ class Cursor(QuickCursor[Row]):
                 pgq.params = tx.dump_sequence(params, formats)
                 pgq.types = tx.types or ()
                 pgq.formats = tx.formats
-                if trace is not None and self._conn._pooled is not False:
+                if trace is not None and self._conn.pooled is not False:
                     mind(self._conn, trace)
                 return pgq
         if query.__class__ is Statement:
@@ -167,7 +167,7 @@ class Cursor(QuickCursor[Row]):
             make_due(self._conn._prepared, pgq)
             return pgq
         pgq = super()._convert_query(query, params)
-        if self._conn._pooled is not False and (trace := left_behind(pgq.query)) is not None:
+        if self._conn.pooled is not False and (trace := left_behind(pgq.query)) is not None:
             mind(self._conn, trace)
         return pgq
 

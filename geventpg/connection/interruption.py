@@ -46,7 +46,7 @@ def heal(conn: Connection[Any]) -> None:
     """
     pgconn = conn.pgconn
     if pgconn.status == BAD:
-        conn._watch.stop()
+        conn.watch.stop()
         return
     if pgconn.transaction_status != ACTIVE:
         return  # it only waited, for notifications for example
@@ -71,8 +71,8 @@ def heal(conn: Connection[Any]) -> None:
 
 def note_cancelled(conn: Connection[Any]) -> None:
     """Tell whoever counts that the statement on *conn* is about to be cancelled."""
-    if conn._on_cancelled is not None:
-        conn._on_cancelled()
+    if conn.on_cancelled is not None:
+        conn.on_cancelled()
 
 
 def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:
@@ -128,7 +128,7 @@ def _cancel_and_drain(conn: Connection[Any], deadline: float) -> bool:
         now = monotonic()
         conn.send_cancel(deadline)
         try:
-            conn._watch.drive_until(drain, min(deadline, now + pause))
+            conn.watch.drive_until(drain, min(deadline, now + pause))
             break
         except hub.DeadlineReached:
             if monotonic() >= deadline:

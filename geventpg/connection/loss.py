@@ -55,7 +55,7 @@ def note_loss(conn: BindableConnection[Any], error: psycopg.Error) -> None:
     in_transaction = conn._num_transactions > 0 or not (
         conn._autocommit or conn._tpc or conn._pipeline is not None
     )
-    note_outcome(error, rolled_back=in_transaction and not conn._commit_in_doubt)
+    note_outcome(error, rolled_back=in_transaction and not conn.commit_in_doubt)
 
 
 def is_in_doubt(conn: psycopg.Connection[Any], error: psycopg.Error, before: int) -> bool:
@@ -69,7 +69,7 @@ def is_in_doubt(conn: psycopg.Connection[Any], error: psycopg.Error, before: int
 
 def commit_unknown(conn: BindableConnection[Any], error: psycopg.Error) -> CommitUnknown:
     """Return what to raise from *error* when *conn* was lost during COMMIT."""
-    conn._commit_in_doubt = True
+    conn.commit_in_doubt = True
     note_outcome(error, rolled_back=False)
     return CommitUnknown(
         "the connection was lost while COMMIT was under way; the transaction is committed or not:"

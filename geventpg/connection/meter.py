@@ -48,12 +48,12 @@ class Meter:
         In a pipeline of the user's the answer comes later, to somebody else: not measured.
         """
         if conn._pipeline is not None:
-            return conn._watch.drive(gen)
+            return conn.watch.drive(gen)
         recorder = self.quiet
         if recorder is not None:
             started = monotonic()
             try:
-                return conn._watch.drive(gen)
+                return conn.watch.drive(gen)
             finally:
                 recorder.record(monotonic() - started)
         # It has not begun: all that it knows is its arguments.
@@ -61,7 +61,7 @@ class Meter:
         query = arguments.get("query", arguments.get("statement"))
         has_parameters = arguments.get("params", arguments.get("params_seq")) is not None
         with self.measuring(conn, query, has_parameters):
-            return conn._watch.drive(gen)
+            return conn.watch.drive(gen)
 
     @contextmanager
     def measuring(self, conn: Connection[Any], query: Any, has_parameters: bool) -> Iterator[None]:

@@ -72,7 +72,7 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
         with conn.lock:
             if ours:
                 conn.wait(find_pooler_gen(cast("Connection[Any]", conn)))
-                return bool(cast("Connection[Any]", conn)._pooled)
+                return bool(cast("Connection[Any]", conn).pooled)
             pooled = conn.wait(_is_pooled_gen(conn.pgconn))
         if pooled:
             conn.prepare_threshold = None
@@ -87,11 +87,11 @@ def _is_pooled_gen(pgconn: pq.abc.PGconn) -> PQGen[bool]:
 
 def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
     """Find out whether a pooler is in between, and prepare nothing behind one. One round trip."""
-    conn._pooled = yield from _is_pooled_gen(conn.pgconn)
-    if not conn._pooled:
+    conn.pooled = yield from _is_pooled_gen(conn.pgconn)
+    if not conn.pooled:
         return
     logger.debug("%s: a pooler is in between", conn)
-    if not conn._prepares_always:
+    if not conn.prepares_always:
         conn.prepare_threshold = None
     if conn.pgconn.options:
         yield from _check_options_gen(conn)
@@ -102,12 +102,12 @@ def mind(conn: Connection[Any], trace: Trace) -> None:
 
     Called before the statement is sent. Ask the server if need be, which is a round trip.
     """
-    if conn._pooled is None:
+    if conn.pooled is None:
         if conn._pipeline is not None or conn.pgconn.transaction_status not in (IDLE, INTRANS):
             return  # another time
         conn.wait(find_pooler_gen(conn))
-    if conn._pooled:
-        conn._warnings.once(
+    if conn.pooled:
+        conn.pooler_warnings.once(
             trace.kind,
             "%s behind a pooler (at %s): unless the pooler is in session mode, %s; %s."
             " This is said once for each kind of statement.",
@@ -158,7 +158,7 @@ def _check_options_gen(conn: Connection[Any]) -> PQGen[None]:
         if name is None or setting is None:
             continue  # the server does not tell
         if not startup_options.is_in_force(wanted[name], setting, unit, kind):
-            conn._warnings.once(
+            conn.pooler_warnings.once(
                 ("option", name),
                 "the pooler dropped the start-up option %s (ignore_startup_parameters); set it"
                 " for the role or the database (ALTER ROLE ... SET), or in each transaction"

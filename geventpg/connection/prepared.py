@@ -44,8 +44,8 @@ def forget(conn: BindableConnection[Any], error: BaseException, query: bytes | N
     prepared = conn._prepared
     if isinstance(error, errors.FeatureNotSupported):
         forget_stale(conn, query)
-        if query is not None and conn._on_stale is not None:
-            conn._on_stale(query)
+        if query is not None and conn.on_stale is not None:
+            conn.on_stale(query)
     elif isinstance(error, errors.InvalidSqlStatementName):
         prepared._names.clear()  # one is lost: so are the others, most likely
         prepared._to_flush.clear()
@@ -69,8 +69,8 @@ def doubt(conn: psycopg.Connection[Any], query: bytes | None) -> list[Key]:
 
 def heal_or_raise(conn: BindableConnection[Any], error: psycopg.Error, *, possible: bool) -> None:
     """Tell the pool of a prepared statement that was gone; raise if more is lost with it."""
-    if conn._on_lost is not None:
-        conn._on_lost(possible)
+    if conn.on_lost is not None:
+        conn.on_lost(possible)
     if not possible:
         # What the transaction did so far is lost: it can be run again as a whole.
         raise StaleStatement(f"{error}; the transaction can be run again") from error
@@ -118,7 +118,7 @@ class PreparedBegin:
         if (
             self._command is None
             and self._usable
-            and (conn._pooled is False or conn._prepares_always)
+            and (conn.pooled is False or conn.prepares_always)
             and conn.prepare_threshold is not None
         ):
             self._command = command

@@ -101,7 +101,7 @@ class QuickCursor(psycopg.Cursor[Row]):
         binary: bool | None = None,
     ) -> Self:
         """Execute a statement, as psycopg does."""
-        known = self._conn._known.by_text.get(query) if query.__class__ is str else None
+        known = self._conn.statement_cache.by_text.get(query) if query.__class__ is str else None
         if known is not None and prepare is None and binary is None:
             try:
                 if self.execute_known(known, query, params):
@@ -116,7 +116,7 @@ class QuickCursor(psycopg.Cursor[Row]):
         A *fresh* cursor has not executed anything.
         """
         conn, pgconn = self._conn, self._pgconn
-        statements, meter = conn._known, conn._meter
+        statements, meter = conn.statement_cache, conn.meter
         recorder = meter.quiet if meter is not None else None
         lock: Any = conn.lock
         if (
@@ -128,7 +128,7 @@ class QuickCursor(psycopg.Cursor[Row]):
             or self.format is not TEXT
             or self._closed
             or conn._pipeline is not None
-            or conn._watch.stopped
+            or conn.watch.stopped
             or (recorder is None and meter is not None)
         ):
             return False
@@ -168,7 +168,7 @@ class QuickCursor(psycopg.Cursor[Row]):
                 else:
                     gen = generators.execute(pgconn)
                     pgconn.send_query_prepared(name, dumped, tx.formats)
-                self._take(conn._watch.drive(gen))
+                self._take(conn.watch.drive(gen))
             except psycopg.Error as error:
                 conn._failed(error, gen)
                 if not is_unusable(error):

@@ -27,7 +27,7 @@ class Checkout(Generic[CT]):
     def __enter__(self) -> CT:
         conn: Any = self._pool.getconn(self._timeout)
         self._conn = conn
-        conn._checkout = self
+        conn.checkout = self
         return conn  # type: ignore[no-any-return]  # a cast is a call
 
     def __exit__(
@@ -37,7 +37,7 @@ class Checkout(Generic[CT]):
         traceback: TracebackType | None,
     ) -> None:
         conn, pool = self._conn, self._pool
-        if conn is None or conn._checkout is not self:
+        if conn is None or conn.checkout is not self:
             return  # returned inside the block, and perhaps somebody else's by now
         self._conn = None
         try:

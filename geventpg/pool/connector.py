@@ -246,13 +246,13 @@ class Connector:
         took = monotonic() - started
         pool._stats[pool._CONNECTIONS_MS] += int(1000 * took)
         pool._tally.connect.record(took)
-        conn._begun_at = started
+        conn.begun_at = started
         conn.cancel_timeout = pool.cancel_timeout
-        conn._warnings = pool._warnings
+        conn.pooler_warnings = pool._warnings
         if pool.prepare_mode == "never":
             conn.prepare_threshold = None
         elif pool.prepare_mode == "always":
-            conn._prepares_always = True
+            conn.prepares_always = True
         return conn
 
     def _configure(self, conn: Connection[Any]) -> None:
@@ -281,7 +281,7 @@ class Connector:
         now = monotonic()
         slot: Slot = Slot(conn, now, conn._expire_at)
         pool._bag.add(slot)
-        conn._on_idle_readable = pool._watchdog.readable(slot)
+        conn.on_idle_readable = pool._watchdog.readable(slot)
         pool._failover.watch(conn)
         reports.attach(pool, conn)
         if replaces is not None and replaces.state is SlotState.IDLE:
@@ -289,7 +289,7 @@ class Connector:
         pool._recycler.returned(slot)
         pool._watchdog.ring()
         logger.info("adding new connection to the pool")
-        pool._listeners.tell("connected", conn, seconds=now - conn._begun_at)
+        pool._listeners.tell("connected", conn, seconds=now - conn.begun_at)
 
     def _release(self, job: _Job) -> bool:
         """Give a reservation back; ``False`` if there is none, as in a copy in a forked child.

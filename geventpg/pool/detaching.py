@@ -23,7 +23,7 @@ def detach(pool: Pool[Any], conn: Connection[Any]) -> None:
     pool._bag.remove(slot)
     pool._left(slot, Cause.DETACHED)
     reports.detach(conn)
-    conn._pool = conn._on_idle_readable = conn._on_read_only = None
-    conn._checkout = None
+    conn._pool = conn.on_idle_readable = conn.on_read_only = None
+    conn.checkout = None
     pool._update_fast_paths()
     pool._connector.plan()

@@ -103,7 +103,7 @@ class Listeners:
         """Tell those who asked for *kind*. An exception of a listener is logged, once."""
         if kind not in self.kinds:
             return
-        pid = 0 if conn is None else conn._server_pid
+        pid = 0 if conn is None else conn.server_pid
         event = Event(kind, self._pool_name, conn, pid, **fields)
         for entry in self._entries:
             if kind not in entry.kinds:

@@ -43,12 +43,12 @@ class Failover:
 
     def watch(self, conn: Connection[Any]) -> None:
         """Look after a connection that was just opened. Does not block."""
-        conn._wants_writes = _wants_writes(conn)
-        conn._on_read_only = self._refused
+        conn.wants_writes = _wants_writes(conn)
+        conn.on_read_only = self._refused
 
     def is_misplaced(self, conn: Connection[Any]) -> bool:
         """Tell whether the server took writes once, or was asked to, and does no more."""
-        return conn._wants_writes is True and _is_read_only(conn) is True
+        return conn.wants_writes is True and _is_read_only(conn) is True
 
     def retire(self, conn: Connection[Any]) -> None:
         """Retire all connections to the server of *conn*, which takes no more writes.
@@ -81,7 +81,7 @@ class Failover:
 
     def _refused(self, conn: Connection[Any]) -> None:
         """The server refused a statement of *conn* with 25006."""
-        if conn._wants_writes is False:
+        if conn.wants_writes is False:
             return  # a server for reading is what the user asked for
         read_only = _is_read_only(conn)
         if read_only is None:
@@ -93,7 +93,7 @@ class Failover:
             self._retired_at = now
             self.retire(conn)
             pool._watchdog.suspect()  # the idle ones have not heard of it yet
-        elif conn._begun_at < self._retired_at and (slot := pool._bag.out.get(conn)) is not None:
+        elif conn.begun_at < self._retired_at and (slot := pool._bag.out.get(conn)) is not None:
             # Idle or being opened then, and in use before anybody asked it.
             slot.drain(Cause.READ_ONLY_SERVER)
 

@@ -113,14 +113,14 @@ def _holder(slot: Slot, pipe: Pipe | None, now: float, clock: float) -> Holder:
     conn = slot.conn
     seconds = max(now - slot.since, 0.0)
     return Holder(
-        pid=conn._server_pid,
+        pid=conn.server_pid,
         since=clock - seconds,
         seconds=seconds,
         greenlet=name_of(greenlet) if pipe is None else "single statements",
         task=task,
         task_id=task_id,
         statement=(
-            running_statement(_frame_of(conn._watch.waiter)) if pipe is None else _head_of(pipe)
+            running_statement(_frame_of(conn.watch.waiter)) if pipe is None else _head_of(pipe)
         ),
         transaction=pq.TransactionStatus(conn.pgconn.transaction_status).name,
     )

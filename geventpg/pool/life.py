@@ -180,5 +180,5 @@ class PoolLife(PoolState[CT]):
 
     def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
         conn._pool = None
-        cast("Any", conn)._planner = None  # which refers to the connection
+        cast("Any", conn).planner = None  # which refers to the connection
         conn.close()

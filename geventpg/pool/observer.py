@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 def attach(pool: Pool[Any], conn: Connection[Any]) -> None:
     """Have *conn* report to *pool*, and measured if somebody wants that."""
     of_pool, of_conn = weakref.ref(pool), weakref.ref(conn)
-    conn._on_stale = _spare_others(of_pool)
-    conn._on_lost = _count_lost(of_pool, of_conn)
-    conn._on_cancelled = _count_cancelled(of_pool, of_conn)
-    conn._meter = pool._meter
+    conn.on_stale = _spare_others(of_pool)
+    conn.on_lost = _count_lost(of_pool, of_conn)
+    conn.on_cancelled = _count_cancelled(of_pool, of_conn)
+    conn.meter = pool._meter
 
 
 def detach(conn: Connection[Any]) -> None:
     """Have *conn* report to nobody."""
-    conn._on_stale = conn._on_lost = conn._on_cancelled = conn._meter = None
+    conn.on_stale = conn.on_lost = conn.on_cancelled = conn.meter = None
 
 
 def _spare_others(reference: weakref.ref[Pool[Any]]) -> Callable[[bytes], None]:

@@ -105,7 +105,7 @@ class Pool(StatementMethods[CT]):
         self._requests += 1
         now = monotonic()
         conn: Any
-        if self._idle and timeout > 0 and not self._idle[-1].conn._watch.news.pending:
+        if self._idle and timeout > 0 and not self._idle[-1].conn.watch.news.pending:
             slot = self._idle.pop()
             conn = slot.conn
             slot.state = _IN_USE
@@ -155,7 +155,7 @@ class Pool(StatementMethods[CT]):
             self._watchdog.look_after_raw_greenlets()
         while bag.idle:
             slot = bag.idle[-1 if self.use_lifo else 0]
-            if slot.conn._watch.news.pending and not self._watchdog.is_alive(self, slot):
+            if slot.conn.watch.news.pending and not self._watchdog.is_alive(self, slot):
                 continue  # the hub would have told in this turn of it, and let us go on first
             slot = bag.idle.pop() if self.use_lifo else bag.idle.popleft()
             self._nconns_min = min(self._nconns_min, len(bag.idle))
@@ -253,8 +253,8 @@ class Pool(StatementMethods[CT]):
             if slot is None and not any(idle.conn is conn for idle in self._idle):
                 self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r} twice: {conn}")
-        if slot.conn._binding is not None:
-            slot.conn._binding.release("putconn()")
+        if slot.conn.binding is not None:
+            slot.conn.binding.release("putconn()")
             return
         held = now - slot.since
         self._usage_seconds += held
@@ -265,11 +265,11 @@ class Pool(StatementMethods[CT]):
             self._plain_return
             and conn.pgconn.transaction_status == IDLE
             and conn._pipeline is None
-            and not slot.conn._watch.paused
+            and not slot.conn.watch.paused
             and now < slot.expires_at
         ):
             slot.idle_since = now
-            slot.conn._checkout = None
+            slot.conn.checkout = None
             # Handed over, it stays in use, even before the waiter runs.
             if not (self._line and self._waiting.hand(slot)):
                 del self._out[conn]
@@ -277,7 +277,7 @@ class Pool(StatementMethods[CT]):
                 slot.state = _IDLE
                 self._idle.append(slot)
         else:
-            slot.conn._checkout = None
+            slot.conn.checkout = None
             self._leaks.returned(slot)
             self._recycler.recycle(slot)
             self._listeners.tell("returned", slot.conn, seconds=held)

@@ -85,7 +85,7 @@ class Recycler:
         elif (spent := self._is_spent(slot, now)) or pool._bag.size > pool.max_size:
             logger.info("discarding expired connection")
             pool._evict(slot, slot.fate if spent else Cause.SHRUNK)
-        elif (conn._watch.paused or slot.state is not SlotState.IN_USE) and not conn.check_idle():
+        elif (conn.watch.paused or slot.state is not SlotState.IN_USE) and not conn.check_idle():
             # The pool had just talked to it: the end came right behind the answer.
             pool._watchdog.lost(pool, slot, Cause.CLOSED_BY_SERVER)
             logger.info("not serving connection found broken")
@@ -138,7 +138,7 @@ class Recycler:
         status = conn.pgconn.transaction_status
         if status == ACTIVE or conn._pipeline is not None:
             logger.warning("closing returned connection: %s", conn)
-            if conn._watch.waiting:
+            if conn.watch.waiting:
                 note_cancelled(conn)
                 cancel_in_background(conn)  # somebody else still uses it: he gets an error
             else:

@@ -31,7 +31,7 @@ def abort(pool: Pool[Any], timeout: float, *, wake: bool) -> None:
     active = _active(pool)
     try:
         for conn in active:
-            conn._watch.stop()  # the greenlet is to see the end, not the cancelling
+            conn.watch.stop()  # the greenlet is to see the end, not the cancelling
         _cancel(active, max(deadline - monotonic(), 0.0))
     finally:
         for slot in pool._bag:

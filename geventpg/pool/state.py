@@ -276,7 +276,7 @@ class PoolState(ConnectionPool[CT]):
         wanted = self._timings or not self._listeners.kinds.isdisjoint(("statement", "batch"))
         self._meter = Meter(statements, self._listeners) if wanted else None
         for slot in self._bag:
-            slot.conn._meter = self._meter
+            slot.conn.meter = self._meter
 
     def _since_popped(self, counters: dict[str, int]) -> dict[str, int]:
         popped = self._popped

@@ -91,7 +91,7 @@ class Watchdog:
             pool, slot = pool_reference(), slot_reference()
             if pool is None or slot is None or slot.state is not SlotState.IDLE:
                 # Held by somebody who is busy elsewhere; it is looked at when returned.
-                conn._watch.pause()
+                conn.watch.pause()
             else:
                 pool._watchdog.is_alive(pool, slot)
 

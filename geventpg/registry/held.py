@@ -59,7 +59,7 @@ class HeldConnection:
         """Whether the owner itself asked for it, and not `get_conn`."""
         self._block: AbstractContextManager[None] | None = None
         self._unit: AbstractContextManager[None] | None = None
-        conn._binding = self
+        conn.binding = self
 
     def enter(self) -> None:
         """Begin a block. With an owner the outermost one is a transaction of the owner's."""
@@ -135,9 +135,9 @@ class HeldConnection:
 
     def give_back(self) -> None:
         """End the binding and return the connection; an open transaction is rolled back."""
-        if self.conn._binding is not self:
+        if self.conn.binding is not self:
             return
-        self.conn._binding = None
+        self.conn.binding = None
         self.outlive_greenlet()
         self.disown()
         self.pool.putconn(self.conn)
@@ -351,7 +351,7 @@ def forget_all() -> list[psycopg.Connection[Any]]:
     conns: list[psycopg.Connection[Any]] = []
     for holder in list(_holders):
         for held in holder.held.values():
-            held.conn._binding = None
+            held.conn.binding = None
             held.disown()
             conns.append(held.conn)
         holder.held.clear()

@@ -96,9 +96,9 @@ class Pipes:
             return None
         slot = pool._idle[-1]
         conn: Any = slot.conn
-        if conn._watch.news.pending:
+        if conn.watch.news.pending:
             return None  # it may have ended: `getconn` would give another one, or wait for it
-        if conn._pooled is None:
+        if conn.pooled is None:
             return None  # asking whether a pooler is in between takes a round trip
         if conn.lock.locked():
             return None  # by somebody who kept it though it was returned
@@ -110,9 +110,9 @@ class Pipes:
 
     def _make(self, slot: Slot) -> Pipe:
         conn = slot.conn
-        planner: Planner | None = conn._planner
+        planner: Planner | None = conn.planner
         if planner is None:
-            planner = conn._planner = Planner(conn)
+            planner = conn.planner = Planner(conn)
         planner.refresh()
         slot.since, slot.taker = monotonic(), None  # many use it
         pipe = Pipe(self, slot, planner)
@@ -363,7 +363,7 @@ def is_suitable(conn: Connection[Any]) -> bool:
         # A pooler may give the server to somebody else between two that are on their way, when it
         # has read a part of the second: an answer is lost, or is somebody else's (PgBouncer's
         # issue 759). One at a time is certain.
-        and conn._pooled is False
+        and conn.pooled is False
         # They would be called in the hub.
         and not conn._notice_handlers
         and not conn._notify_handlers

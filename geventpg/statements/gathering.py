@@ -30,10 +30,10 @@ _QUICK = 0.00005
 class Gathering:
     """How many answers of one connection are waited for at once."""
 
-    __slots__ = ("_watch", "handfuls")
+    __slots__ = ("handfuls", "watch")
 
     def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+        self.watch = watch
         self.handfuls = 0
         """0: each one that comes wakes the hub."""
 
@@ -54,5 +54,5 @@ class Gathering:
             self._choose(0)
 
     def _choose(self, handfuls: int) -> None:
-        chosen = self._watch.wait_for_bytes(handfuls * _HANDFUL or 1)
+        chosen = self.watch.wait_for_bytes(handfuls * _HANDFUL or 1)
         self.handfuls = handfuls if chosen else 0

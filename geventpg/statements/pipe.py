@@ -66,7 +66,7 @@ class Pipe(Sending):
         self.cancelling = False
         self.progress = hub.Alarm()
         """Rings when answers came while a statement is cancelled."""
-        self.gathering = Gathering(conn._watch)
+        self.gathering = Gathering(conn.watch)
         self._cancelled: Call | None = None
         self._answer: deque[pq.abc.PGresult] = deque()
         """What came of the answer to the first of those sent."""
@@ -76,7 +76,7 @@ class Pipe(Sending):
         # Whoever kept the connection and uses it takes turns with all of this, as ever.
         conn.lock.__enter__()
         conn.pgconn.enter_pipeline_mode()
-        conn._watch.attend(self._readable, self._stopped)
+        conn.watch.attend(self._readable, self._stopped)
 
     @property
     def load(self) -> int:
@@ -253,7 +253,7 @@ class Pipe(Sending):
         if not self.sent or now - self.head_since < HEAD_LIMIT:
             return False
         self.gathering.stop()
-        if hub.poll(self.conn._watch.fd, hub.READ):
+        if hub.poll(self.conn.watch.fd, hub.READ):
             # The answer is there, and the hub was late to look.
             self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
             return False
@@ -278,7 +278,7 @@ class Pipe(Sending):
         except psycopg.Error as error:
             logger.warning("closing %s: it does not leave pipeline mode: %s", conn, error)
             conn.discard()
-        conn._watch.unattend()
+        conn.watch.unattend()
         conn.lock.__exit__(None, None, None)
         self._pipes.left(self)
 
@@ -295,12 +295,12 @@ class Pipe(Sending):
         self._stop_writing()
         conn, pgconn = self.conn, self._pgconn
         done = list(done)
-        if pgconn.status == BAD and not conn._watch.stopped:
+        if pgconn.status == BAD and not conn.watch.stopped:
             done += self._take(last_words(pgconn))
             if self._answer and self._answer[-1].status == FATAL_ERROR:
                 words = errors.error_from_result(self._answer[-1], encoding=pgconn._encoding)
                 error = words if words.sqlstate else error
-        conn._watch.unattend()
+        conn.watch.unattend()
         conn.discard()
         conn.lock.__exit__(None, None, None)
         for call in self.sent:

@@ -84,7 +84,7 @@ class Sending(ABC):
         self._sync = sync_of(conn.pgconn)
         self._bytes = 0
         self._end_writing: Callable[[], None] | None = None
-        self._run_callback = conn._watch.hub.loop.run_callback
+        self._run_callback = conn.watch.hub.loop.run_callback
 
     @abstractmethod
     def settle(self) -> None:
@@ -175,7 +175,7 @@ class Sending(ABC):
                 sync()
                 room -= 1
             if pgconn.flush() and not self.dead:
-                self._end_writing = self.conn._watch.when_writable(self._writable)
+                self._end_writing = self.conn.watch.when_writable(self._writable)
         except psycopg.Error as error:
             self._run_callback(self._lose, error)  # which switches, and this may be a greenlet
         # From here on the server is at work.
@@ -229,7 +229,7 @@ class Sending(ABC):
             name = prepared._to_flush.popleft()
             if name is None:  # all of them, also what was prepared behind that decision
                 prepared._names.clear()
-                self.conn._begin.forget()
+                self.conn.prepared_begin.forget()
             command = b"DEALLOCATE " + (b"ALL" if name is None else name)
             self._pgconn.send_query_params(command, None)
             self._sync()

@@ -122,7 +122,7 @@ def run_in_transaction(
         owner: Owner | None = None
         try:
             with _checked_out(source, attempts.remaining) as conn:
-                owner = conn._binding.owner if conn._binding is not None else None
+                owner = conn.binding.owner if conn.binding is not None else None
                 if _in_transaction(conn):
                     options.refuse()
                     with conn.transaction():

@@ -134,13 +134,13 @@ class _Entered:
     """The second half of a context manager whose first half was timed."""
 
     def __init__(self, checkout: Any) -> None:
-        self._checkout = checkout
+        self.checkout = checkout
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *exc_info: Any) -> Any:
-        return self._checkout.__exit__(*exc_info)
+        return self.checkout.__exit__(*exc_info)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -30,7 +30,7 @@ MODES = pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", 
 def is_short(conn, query, params):
     """Execute a statement; return whether it was executed with what was remembered of it."""
     cur = conn.execute(query, params)
-    known = conn._known.by_text.get(query)
+    known = conn.statement_cache.by_text.get(query)
     return known is not None and cur._tx is known.tx
 
 
@@ -328,7 +328,7 @@ def test_what_is_remembered_of_a_statement_does_not_keep_its_rows(conn):
     other = "select %s::text"
     learn(conn, other, ("a",))
     learn(conn, ECHO, (1, "a"))
-    remembered = conn._known.by_text[ECHO]
+    remembered = conn.statement_cache.by_text[ECHO]
     cur = conn.execute(ECHO, (1, "x" * 1_000_000))
     assert cur._tx is remembered.tx
     assert remembered.tx.pgresult is cur.pgresult
@@ -345,4 +345,4 @@ def test_what_is_remembered_is_bounded(conn):
     for number in range(600):
         for _ in range(2):
             conn.execute(f"select %s::int, {number}", (number,))
-    assert len(conn._known.by_text) <= 256
+    assert len(conn.statement_cache.by_text) <= 256

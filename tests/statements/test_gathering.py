@@ -103,7 +103,7 @@ def test_a_closed_connection_leaves_the_socket_alone_that_has_its_number_now(dsn
     conn.close()
     socks = [socket.socket() for _ in range(20)]
     (ours,) = [sock for sock in socks if sock.fileno() == number]
-    assert not conn._watch.wait_for_bytes(800)
+    assert not conn.watch.wait_for_bytes(800)
     assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
     for sock in socks:
         sock.close()
