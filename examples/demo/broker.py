@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+
+from geventpg.testing.programs import find_program
 
 VARIABLE = "GEVENTPG_DEMO_BROKER"
 REDIS_START_SECONDS = 5.0
@@ -44,7 +45,7 @@ class DirectoryBroker(Broker):
 def open_broker(directory: Path) -> Iterator[Broker]:
     """What GEVENTPG_DEMO_BROKER names (a URL or "filesystem"), else the best there is."""
     wanted = os.environ.get(VARIABLE)
-    redis_server = shutil.which("redis-server") if find_spec("redis") else None
+    redis_server = find_program("redis-server") if find_spec("redis") else None
     if wanted and wanted != "filesystem":
         yield Broker(f"the broker in {VARIABLE}", wanted)
     elif redis_server and not wanted:

@@ -223,8 +223,8 @@ _EXPECTED: Mapping[Callable[[str], Any], str] = {
 }
 
 # GEVENTPG_TEST_* and GEVENTPG_DEMO_* belong to the test-suite and the demo, GEVENTPG_METRICS_* to
-# the Celery integration.
-_NOT_OPTIONS = ("test_", "demo_", "metrics_")
+# the Celery integration, GEVENTPG_HIDE_PROGRAMS to geventpg.testing.
+_NOT_OPTIONS = ("test_", "demo_", "metrics_", "hide_programs")
 
 
 def _variable(name: str) -> str:

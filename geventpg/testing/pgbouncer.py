@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from psycopg.rows import dict_row
 
 from .errors import ServerError
 from .postgres import EmbeddedPostgres
+from .programs import require_program
 from .server_process import ServerProcess
 
 __all__ = ["PgBouncer", "PoolMode"]
@@ -24,7 +24,6 @@ PoolMode = Literal["session", "transaction", "statement"]
 
 _POOL_MODES: tuple[PoolMode, ...] = ("session", "transaction", "statement")
 _ADMIN_DATABASE = "pgbouncer"
-_NOT_ON_EVERY_PATH = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
 
 class PgBouncer(ServerProcess):
@@ -63,11 +62,7 @@ class PgBouncer(ServerProcess):
         super().__init__(start_timeout)
         if pool_mode not in _POOL_MODES:
             raise ValueError(f"pool_mode must be one of {', '.join(_POOL_MODES)}, not {pool_mode}")
-        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_NOT_ON_EVERY_PATH])
-        program = shutil.which("pgbouncer", path=path)
-        if program is None:
-            raise ServerError("PgBouncer is not installed: apt-get install pgbouncer")
-        self._program = program
+        self._program = require_program("pgbouncer")
         self._target = target
         self.pool_mode = pool_mode
         self.pool_size = pool_size

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerError
 from .helper_process import HelperProcess
+from .programs import require_program
 
 __all__ = ["Certificate", "CertificateAuthority", "TlsProxy"]
 
@@ -36,10 +36,7 @@ class CertificateAuthority:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        program = shutil.which("openssl")
-        if program is None:
-            raise ServerError("openssl is not installed: apt-get install openssl")
-        self._program = program
+        self._program = require_program("openssl")
         self._directory = Path(directory)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._count = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from geventpg.cli.group import geventpg
+from geventpg.testing.programs import require_libpq
 from tests.support.script import clean_environment
 
 
@@ -49,8 +49,7 @@ def test_without_a_server_the_process_is_looked_at(doctor):
 
 
 def test_a_resolver_that_blocks_and_a_slow_old_psycopg_are_named():
-    if ctypes.util.find_library("pq") is None:
-        pytest.skip("psycopg in Python needs the system's libpq: apt-get install libpq5")
+    require_libpq()
     findings, status = in_a_process(PSYCOPG_IMPL="python", GEVENT_RESOLVER="block")
     assert status == 1
     assert findings["resolver-blocks"]["level"] == "problem"

@@ -13,7 +13,6 @@ from geventpg.cli.checks.pooler import observe_mode
 from geventpg.cli.checks.reaching import Target
 from geventpg.testing import EmbeddedPostgres, PgBouncer
 from tests.cli.conftest import ROLE
-from tests.support.pgbouncer import needs_pgbouncer
 from tests.support.waiting import wait_until
 
 
@@ -131,7 +130,6 @@ def test_a_standby_is_named(doctor, narrow):
 
 
 def pooler(server: EmbeddedPostgres, mode: str, **options: object) -> PgBouncer:
-    needs_pgbouncer()
     return PgBouncer(server, mode, **options)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import time
 import gevent
 import pytest
 
+from geventpg.testing.programs import require_program
 from tests.connection.helpers import Attempt, Ticker, active
 from tests.support import wait_until
 from tests.support.pools import terminate
@@ -148,9 +148,7 @@ def test_a_process_that_waits_for_500_slow_statements_uses_hardly_any_cpu(dsn):
 
 
 def test_a_query_costs_no_epoll_ctl(dsn, tmp_path):
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
+    strace = require_program("strace")
     source = """
     import sys, geventpg
     conn = geventpg.Connection.connect(sys.argv[1], autocommit=True)

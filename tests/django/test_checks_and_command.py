@@ -16,7 +16,6 @@ from geventpg.testing import PgBouncer
 from tests.django.conftest import settings_from
 from tests.django.test_processes import START
 from tests.support import wait_until
-from tests.support.pgbouncer import needs_pgbouncer
 from tests.support.script import output_of
 
 
@@ -51,7 +50,6 @@ def test_pools_larger_than_the_server_allows_are_found_taken_together(database, 
 
 
 def test_a_role_behind_a_pooler_is_found(database, pg):
-    needs_pgbouncer()
     pool = {"min_size": 0, "max_size": 1}
     with PgBouncer(pg.dsn, pool_mode="transaction") as bouncer:
         database(conninfo=bouncer.dsn, pool=pool, options={"assume_role": "postgres"})

@@ -24,7 +24,6 @@ from geventpg.testing import PgBouncer
 from tests.django.conftest import pool_of
 from tests.django.shelf.models import Author
 from tests.support import wait_until
-from tests.support.pgbouncer import needs_pgbouncer
 from tests.support.pools import backend_pid, counts
 
 
@@ -226,7 +225,6 @@ def test_iterators_use_server_side_cursors_on_a_direct_connection(orm):
 @pytest.fixture(scope="module")
 def pooled_dsn(pg):
     """Return a conninfo of the server behind PgBouncer in transaction mode."""
-    needs_pgbouncer()
     with PgBouncer(pg.dsn, pool_mode="transaction", pool_size=3) as bouncer:
         yield bouncer.dsn
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from geventpg.testing.programs import require_program
 from tests.docs.pages import GUIDES, PAGES, Block, blocks_of, text_of
 from tests.support import wait_until
-from tests.support.pgbouncer import needs_pgbouncer
 from tests.support.processes import kill_group
 from tests.support.script import ROOT, clean_environment, run_script
 
@@ -69,7 +68,7 @@ def test_every_block_says_what_it_is_and_every_mark_is_that_of_a_block(page):
 @pytest.mark.parametrize("block", ALONE, ids=str)
 def test_a_block_marked_so_runs_alone_and_prints_what_is_shown(block: Block, dsn):
     if "PgBouncer" in block.source:
-        needs_pgbouncer()
+        require_program("pgbouncer")
     done = run_script(block.source, GEVENTPG_CONNINFO=dsn)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert block.printed(done.stdout), done.stdout
@@ -92,8 +91,8 @@ def test_the_other_blocks_of_a_page_run_one_after_the_other(page, database):
 @pytest.mark.hang_limit(180)
 @pytest.mark.parametrize("page", WALKS, ids=name_of)
 def test_the_commands_of_a_page_do_what_it_shows(page, database, directory):
-    if "redis-server" in text_of(page) and shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    if "redis-server" in text_of(page):
+        require_program("redis-server")
     with Terminal(directory, GEVENTPG_CONNINFO=database) as terminal:
         for block in blocks_of(page):
             if block.file:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +23,5 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def pooler(embedded_pg: EmbeddedPostgres, mode: str) -> Iterator[PgBouncer]:
     """Return a PgBouncer with 5 server connections."""
-    if not (shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists()):
-        pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
     with PgBouncer(embedded_pg, pool_mode=mode, pool_size=SERVER_CONNECTIONS) as pooler:
         yield pooler

@@ -18,17 +18,15 @@ from geventpg.testing import Backend
 from geventpg.testing.postgres import fetch_backends
 from tests.support.secrets import everything_about
 from tests.support.server import Server
-from tests.support.tls import TlsPostgres, find_openssl_server
+from tests.support.system_postgres import require_openssl_server
+from tests.support.tls import TlsPostgres
 from tests.support.tls_terminator import tls_terminator
 
 
 @pytest.fixture(scope="session")
 def tls_server() -> Iterator[TlsPostgres]:
     """Start the session's server with TLS; tests ask for ``tls`` instead."""
-    programs = find_openssl_server()
-    if programs is None:
-        pytest.skip("needs a PostgreSQL built with OpenSSL: apt-get install postgresql")
-    with TlsPostgres(programs) as server:
+    with TlsPostgres(require_openssl_server()) as server:
         yield server
 
 

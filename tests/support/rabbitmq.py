@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import pytest
-
 from geventpg.testing.ports import free_port
+from geventpg.testing.programs import require_program
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_SERVERS = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
-
-
-def _find() -> str:
-    # Debian's wrapper in /usr/sbin insists on the system account; the script behind it does not.
-    for path in (*_SERVERS, shutil.which("rabbitmq-server")):
-        if path and Path(path).exists():
-            return path
-    pytest.skip("rabbitmq-server is not installed: apt-get install rabbitmq-server")
 
 
 class RabbitServer:
     """rabbitmq-server on free ports with a directory of its own; a context manager."""
 
     def __init__(self) -> None:
-        self._binary = _find()
+        self._program = require_program("rabbitmq-server")
+        self._epmd = require_program("epmd")
         self.port = free_port()
         self._epmd_port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="geventpg-rabbit-")
@@ -65,7 +54,7 @@ class RabbitServer:
         }
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [self._binary],
+                [self._program],
                 cwd=directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -105,7 +94,9 @@ class RabbitServer:
         # It detaches itself from the server, and refuses while it still knows a node.
         def ended() -> bool:
             done = subprocess.run(
-                ["epmd", "-port", str(self._epmd_port), "-kill"], capture_output=True, check=False
+                [self._epmd, "-port", str(self._epmd_port), "-kill"],
+                capture_output=True,
+                check=False,
             )
             return b"Killed" in done.stdout or b"Cannot connect" in done.stdout + done.stderr
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import pytest
-
 from geventpg.testing.ports import free_port
+from geventpg.testing.programs import require_program
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -22,8 +20,7 @@ class RedisServer:
     """redis-server on a free port, with nothing on disk; a context manager."""
 
     def __init__(self) -> None:
-        if shutil.which("redis-server") is None:
-            pytest.skip("redis-server is not installed: apt-get install redis-server")
+        self._program = require_program("redis-server")
         self.port = 0
         self._directory = tempfile.TemporaryDirectory(prefix="geventpg-redis-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +48,7 @@ class RedisServer:
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no"}
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
-            ["redis-server", *arguments, "--dir", self._directory.name, "--logfile", str(log)],
+            [self._program, *arguments, "--dir", self._directory.name, "--logfile", str(log)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -8,13 +8,20 @@ import sys
 import textwrap
 from pathlib import Path
 
+from geventpg.testing.programs import HIDING
+
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = ("GEVENTPG_", "PYTEST_")
+_KEPT = (HIDING,)
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
     """Return our environment with *changes*, and without the pool's and pytest's variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or not name.startswith(_OURS)
+    }
     return {**kept, "PYTHONPATH": str(ROOT), **changes}
 
 

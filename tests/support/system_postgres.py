@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geventpg.testing import EmbeddedPostgres
+from geventpg.testing.programs import NotInstalled, find_every
 
 
 def find_openssl_server() -> Path | None:
@@ -19,6 +20,14 @@ def find_openssl_server() -> Path | None:
         if "openssl" in _output(str(programs / "pg_config"), "--configure"):
             return programs
     return None
+
+
+def require_openssl_server() -> Path:
+    """Return the ``bin`` of a PostgreSQL that is built with OpenSSL, or raise `NotInstalled`."""
+    programs = find_openssl_server()
+    if programs is None:
+        raise NotInstalled("initdb", "a PostgreSQL server built with OpenSSL")
+    return programs
 
 
 def find_server_with(extensions: Iterable[str]) -> Path | None:
@@ -31,11 +40,10 @@ def find_server_with(extensions: Iterable[str]) -> Path | None:
 
 
 def _installations() -> Iterator[Path]:
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    program = shutil.which("pg_config")
-    if program is not None:
-        folders.append(Path(_output(program, "--bindir")))
-    for folder in folders:
+    # The server's programs need not be where pg_config is, which says where they are.
+    folders = [Path(program).resolve().parent for program in find_every("initdb")]
+    folders += [Path(_output(program, "--bindir")) for program in find_every("pg_config")]
+    for folder in dict.fromkeys(folders):
         if all((folder / name).exists() for name in ("initdb", "postgres", "pg_config")):
             yield folder
 

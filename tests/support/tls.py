@@ -15,9 +15,7 @@ import trustme
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.support.system_postgres import SystemPostgres, find_openssl_server
-
-__all__ = ["TlsPostgres", "find_openssl_server"]
+from tests.support.system_postgres import SystemPostgres
 
 HBA = """\
 local all all trust

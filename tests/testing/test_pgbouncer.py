@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from geventpg.testing import EmbeddedPostgres, PgBouncer, ServerError, TcpProxy
+from geventpg.testing.programs import HIDING, require_program
 from tests.support import wait_until
-from tests.support.pgbouncer import needs_pgbouncer
 from tests.support.processes import exists
 from tests.support.script import run_script
 
@@ -25,7 +24,7 @@ Conn = psycopg.Connection[Any]
 
 @pytest.fixture(autouse=True)
 def _pgbouncer() -> None:
-    needs_pgbouncer()
+    require_program("pgbouncer")
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_what_is_secret_is_in_no_repr_and_no_readable_file(embedded_pg, bouncer)
 
 
 def test_without_the_program_it_says_which_package_it_lacks(embedded_pg, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setenv(HIDING, "pgbouncer")
     with pytest.raises(ServerError, match="apt-get install pgbouncer"):
         PgBouncer(embedded_pg)
 

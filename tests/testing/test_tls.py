@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from geventpg.testing import CertificateAuthority, ProxyError, ServerError, TcpProxy, TlsProxy
+from geventpg.testing.programs import HIDING
 from tests.support import wait_until
 
 
@@ -150,7 +150,7 @@ def test_a_certificate_that_does_not_exist_is_an_error(pg, authority):
 
 
 def test_without_openssl_it_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setenv(HIDING, "openssl")
     with pytest.raises(ServerError, match="apt-get install openssl"):
         CertificateAuthority(tmp_path)
 

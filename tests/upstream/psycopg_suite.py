@@ -8,7 +8,6 @@ tests run on psycopg's own classes without gevent; every test must have the same
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from geventpg.testing.programs import find_program
 from tests.support.system_postgres import SystemPostgres, find_server_with
 from tests.upstream.outcomes import Results, compare, run_pytest
 
@@ -65,8 +65,9 @@ def clone(folder: Path) -> Path:
     """Return psycopg's source at the version that is installed, from its repository."""
     source = folder / "psycopg"
     options = ("--quiet", "--depth=1", f"--branch={psycopg.__version__}")
-    command = ["git", "-c", "advice.detachedHead=false", "clone", *options, REPOSITORY, str(source)]
-    if shutil.which("git") is None or subprocess.run(command, check=False).returncode:
+    git = find_program("git")
+    command = [git, "-c", "advice.detachedHead=false", "clone", *options, REPOSITORY, str(source)]
+    if git is None or subprocess.run(command, check=False).returncode:
         sys.exit(f"{REPOSITORY} could not be cloned; --source takes a folder that has it")
     return source
 
