@@ -2,7 +2,7 @@
 
 Everything here that starts a program of the system asks this module for it, so that one variable
 hides programs from all of it, child processes included:
-``GEVENTPG_HIDE_PROGRAMS=pgbouncer,postgresql`` takes names of programs and of packages, and ``all``.
+``GEVENTPG_HIDE_PROGRAMS=pgbouncer,postgresql`` takes names of programs and packages, and ``all``.
 ``python -m geventpg.testing.programs`` prints the packages that are missing.
 """
 
