@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from geventpg.testing.programs import require_program
 from tests.support import wait_until
 from tests.support.rabbitmq import RabbitServer
 
 
+@pytest.fixture(scope="session")
+def _rabbitmq_is_installed():
+    """Skip before the session's Redis is looked for: it is RabbitMQ that the test is about."""
+    require_program("rabbitmq-server")
+
+
 @pytest.fixture(scope="module")
-def rabbitmq():
+def rabbitmq(_rabbitmq_is_installed):
     with RabbitServer() as server:
         yield server
 

@@ -103,8 +103,10 @@ def test_without_the_extra_it_says_what_to_install():
     done = run_script(
         "import sys; sys.modules['click'] = None; from geventpg.cli import main; main(['plan'])"
     )
-    assert done.returncode == 1
-    assert done.stderr == "geventpg: click is not installed: pip install 'geventpg[cli]'\n"
+    assert done.returncode == 2
+    assert done.stderr == (
+        'geventpg: the command needs the extra "cli": pip install "geventpg[cli]"\n'
+    )
 
 
 def test_bars_are_as_long_as_the_rates_and_fit_into_the_line():

@@ -27,6 +27,8 @@ from tests.support.script import ROOT, clean_environment, run_script
 # files of other programs.
 SHOWN = {"text", "console", "ini", "json", "yaml", "toml", "promql", "nginx"}
 RUN = {"python", "sh", "sql"}
+# What a block that names the first of these needs.
+PROGRAMS_OF = {"PgBouncer": "pgbouncer", "CertificateAuthority": "openssl"}
 ALONE = [block for page in GUIDES for block in blocks_of(page) if block.alone]
 PROGRAMS = [page for page in GUIDES if any(block.in_program for block in blocks_of(page))]
 WALKS = [page for page in GUIDES if any(block.language == "sh" for block in blocks_of(page))]
@@ -67,8 +69,9 @@ def test_every_block_says_what_it_is_and_every_mark_is_that_of_a_block(page):
 
 @pytest.mark.parametrize("block", ALONE, ids=str)
 def test_a_block_marked_so_runs_alone_and_prints_what_is_shown(block: Block, dsn):
-    if "PgBouncer" in block.source:
-        require_program("pgbouncer")
+    for name, program in PROGRAMS_OF.items():
+        if name in block.source:
+            require_program(program)
     done = run_script(block.source, GEVENTPG_CONNINFO=dsn)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert block.printed(done.stdout), done.stdout
