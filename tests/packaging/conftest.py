@@ -1,4 +1,4 @@
-"""Virtual environments that have one extra of the package, installed from a wheel of this checkout."""
+"""Virtual environments that have one extra of the package each, from a wheel of this checkout."""
 
 from __future__ import annotations
 
