@@ -3,7 +3,6 @@
 Everything here that starts a program of the system asks this module for it, so that one variable
 hides programs from all of it, child processes included:
 ``GEVENTPG_HIDE_PROGRAMS=pgbouncer,postgresql`` takes names of programs and packages, and ``all``.
-``python -m geventpg.testing.programs`` prints the packages that are missing.
 """
 
 from __future__ import annotations
@@ -137,8 +136,3 @@ def _is_hidden(name: str) -> bool:
         unknown = ", ".join(sorted(hidden - known))
         raise ValueError(f"{HIDING} knows no {unknown}, only {', '.join(sorted(known))}")
     return not hidden.isdisjoint({"all", name, PACKAGES[name]})
-
-
-if __name__ == "__main__":
-    for missing in missing_packages():
-        print(missing)  # noqa: T201 - its purpose

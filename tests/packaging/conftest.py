@@ -15,8 +15,11 @@ import pytest
 
 from tests.support.script import ROOT
 
+SERVED = Path(__file__).with_name("served")
+
 # What a wheel is made of: a copy, as building leaves files behind.
 _SOURCES = ("geventpg", "celery_integration", "benchmarks", "examples")
+_NO_CLI = 'geventpg: the command needs the extra "cli": pip install "geventpg[cli]"\n'
 _FILES = ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 
@@ -26,11 +29,15 @@ class Environment:
 
     folder: Path
 
-    def python(self, source: str, **variables: str) -> str:
-        """Run *source* and return what it printed; fail if it failed or complained."""
-        done = self.run("python", "-I", "-X", "faulthandler", "-c", source, **variables)
+    def check(self, served: Path, dsn: str) -> None:
+        """Run a program of the folder ``served``, and the command, which lacks its extra."""
+        done = self.run("python", "-I", "-X", "faulthandler", str(served), DSN=dsn)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-        return done.stdout
+        value, package = done.stdout.split()
+        assert value == "42"
+        assert package.startswith(str(self.folder)), "not this environment's"
+        command = self.run("geventpg", "--help")
+        assert (command.returncode, command.stdout, command.stderr) == (2, "", _NO_CLI)
 
     def run(
         self, program: str, *arguments: str, **variables: str
@@ -40,7 +47,7 @@ class Environment:
         return subprocess.run(
             [self.folder / "bin" / program, *arguments],
             cwd=self.folder, env={**kept, **variables}, capture_output=True, text=True,
-            timeout=120, check=False,
+            timeout=300, check=False,
         )  # fmt: skip
 
 
