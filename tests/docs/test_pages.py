@@ -10,6 +10,7 @@ import pytest
 
 import geventpg
 from geventpg.pool.options import GEVENTPG_ONLY, OPTIONS
+from geventpg.testing.programs import HIDING
 from tests.docs.pages import GUIDES, PAGES, README, text_of
 from tests.support.script import ROOT
 
@@ -80,7 +81,8 @@ def test_every_environment_variable_of_the_pool_exists():
         for variable in re.findall(r"\bGEVENTPG_[A-Z_]*[A-Z]\b", text_of(page))
     }
     known = {f"GEVENTPG_{name.upper()}" for name, option in OPTIONS.items() if option.parse}
-    others = {"GEVENTPG_CONNINFO", "GEVENTPG_METRICS_PORT"}  # the latter is for Celery workers
+    # The second is for Celery workers, the third for geventpg.testing.
+    others = {"GEVENTPG_CONNINFO", "GEVENTPG_METRICS_PORT", HIDING}
     assert variables - known == others
 
 

@@ -7,7 +7,7 @@ monkey.patch_all()
 import os
 
 import geventpg
-from geventpg.otel import instrument
+from geventpg.metrics.opentelemetry import instrument
 
 instrumentation = instrument()
 with geventpg.Pool(os.environ["DSN"], min_size=1, max_size=2) as pool:

@@ -9,7 +9,7 @@ import os
 from prometheus_client import REGISTRY, generate_latest
 
 import geventpg
-from geventpg.metrics import register
+from geventpg.metrics.prometheus import register
 
 register()
 with geventpg.Pool(os.environ["DSN"], min_size=1, max_size=2, name="mine") as pool:

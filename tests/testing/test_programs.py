@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from geventpg.options import from_environment
+from geventpg.pool.options import from_environment
 from geventpg.testing import CertificateAuthority, PgBouncer, ServerError, programs
 from geventpg.testing.programs import (
     HIDING,
