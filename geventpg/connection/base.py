@@ -7,7 +7,7 @@ outermost block only; inner blocks join it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,6 +20,7 @@ from geventpg.connection.batch.batch import Batch, Queued, StatementResult
 from geventpg.connection.batch.sending import send_here
 from geventpg.conninfo.checks import check_parameters
 
+from .abc import UNOBSERVED, Observer
 from .interruption import heal_blocking
 from .loss import Transaction, commit_unknown, is_in_doubt, note_loss
 
@@ -81,10 +82,8 @@ class BindableConnection(psycopg.Connection[Row]):
     _close_is_final = False
     commit_in_doubt = False
     """Whether the connection was lost while COMMIT was under way."""
-    on_stale: Callable[[bytes], None] | None = None
-    """Told of a statement whose prepared form went stale."""
-    on_lost: Callable[[bool], None] | None = None
-    """Told of a prepared statement that was gone, and whether it was executed all the same."""
+    observer: Observer = UNOBSERVED
+    """Its pool, which is told what happens to it."""
 
     def send_batch(self, batch: Batch, *, atomic: bool = True) -> list[StatementResult]:
         """Send the statements of *batch* together; return a result for each, in order.

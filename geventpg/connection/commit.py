@@ -90,9 +90,9 @@ def identify(conn: psycopg.Connection[Any], place: Place | None) -> Mark:
 def place_of(conn: Any) -> Place | None:
     """Return `find_place`, asked once for each connection."""
     try:
-        place: Place | None = conn._server_place
+        place: Place | None = conn.server_place
     except AttributeError:
-        place = conn._server_place = find_place(conn)
+        place = conn.server_place = find_place(conn)
     return place
 
 

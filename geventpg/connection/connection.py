@@ -23,6 +23,7 @@ from psycopg.rows import Row, RowFactory, tuple_row
 
 from geventpg import hub
 
+from .abc import UNOBSERVED
 from .adapters import ConnectionAdapters
 from .asking import ask_gen
 from .cancelling import CancellingOnHub
@@ -39,7 +40,6 @@ from .statement_cache import KnownStatements
 if TYPE_CHECKING:
     from geventpg.connection.batch.batch import Queued, StatementResult
 
-    from .meter import Meter
 
 logger = logging.getLogger("geventpg")
 
@@ -80,9 +80,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     def attach_to_hub(self) -> None:
         """Start waiting on this thread's hub; used for connections made by other classes too."""
         self.lock = cast(Any, hub.HubLock())
-        self.on_idle_readable: Callable[[Any], None] | None = None
-        self.on_read_only: Callable[[Any], None] | None = None
-        """Told of a write that the server refused because it is read-only."""
+        self.observer = UNOBSERVED
         self.wants_writes: bool | None = None
         self.begun_at = 0.0
         """When its pool began to open it (``time.monotonic``)."""
@@ -92,9 +90,6 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """Whether to prepare behind a pooler too."""
         self.pooler_warnings: Warnings = OF_ALL
         self.server_pid = self.pgconn.backend_pid  # which libpq forgets when it is lost
-        self.meter: Meter | None = None  # measures statements, if somebody wants to know
-        self.on_cancelled: Callable[[], None] | None = None
-        """Told of a statement that is to be cancelled on the server."""
         self.checkout: object = None
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self.binding = None  # found faster here than in the class, at each return
@@ -146,7 +141,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
             raise closed
         try:
             if timeout is None:
-                meter = self.meter
+                meter = self.observer.meter
                 if meter is None or getattr(gen, "__name__", None) not in meter.generators:
                     return self.watch.drive(gen)
                 return meter.drive(self, gen)
@@ -165,8 +160,8 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         note_loss(self, error)
         if self.pgconn.status == BAD:
             self._interrupted(gen)
-        elif error.sqlstate == READ_ONLY and self.on_read_only is not None:
-            self.on_read_only(self)
+        elif error.sqlstate == READ_ONLY:
+            self.observer.write_refused(self)
         elif getattr(gen, "gi_frame", None) is not None:
             self._interrupted(gen)  # thrown in, not raised by the generator
 
@@ -319,7 +314,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     def _measuring_batch(
         self, statements: Sequence[Queued]
     ) -> AbstractContextManager[list[StatementResult]]:
-        meter = self.meter
+        meter = self.observer.meter
         return nullcontext([]) if meter is None else meter.measuring_batch(self, statements)
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
@@ -355,13 +350,8 @@ def _closed_meanwhile() -> errors.OperationalError:
 def _stray_callback(reference: weakref.ref[Connection[Any]]) -> Callable[[], None]:
     def on_stray() -> None:
         conn = reference()
-        if conn is None:
-            return
-        if conn.on_idle_readable is not None:
-            conn.on_idle_readable(conn)
-        else:
-            # Nobody waits: the next one who does will see it. Until then do not spin.
-            conn.watch.pause()
+        if conn is not None:
+            conn.observer.readable(conn)
 
     return on_stray
 

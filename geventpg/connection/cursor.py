@@ -99,10 +99,11 @@ class Cursor(QuickCursor[Row]):
         its own or the first of one and *params_seq* is a sequence; else raise `StaleStatement`.
         """
         conn = self._conn
-        if conn.meter is None or conn._pipeline is not None:
+        meter = conn.observer.meter
+        if meter is None or conn._pipeline is not None:
             self._execute_many(query, params_seq, returning=returning)
             return
-        with conn.meter.measuring(conn, query, True):
+        with meter.measuring(conn, query, True):
             self._execute_many(query, params_seq, returning=returning)
 
     def _execute_many(self, query: Query, params_seq: Iterable[Any], *, returning: bool) -> None:

@@ -50,7 +50,7 @@ def heal(conn: Connection[Any]) -> None:
         return
     if pgconn.transaction_status != ACTIVE:
         return  # it only waited, for notifications for example
-    note_cancelled(conn)
+    conn.observer.cancelling(conn)
     at_rest = False
     try:
         at_rest = _cancel_and_drain(conn, monotonic() + conn.cancel_timeout)
@@ -67,12 +67,6 @@ def heal(conn: Connection[Any]) -> None:
         if not at_rest:
             cancel_in_background(conn)
             conn.discard()
-
-
-def note_cancelled(conn: Connection[Any]) -> None:
-    """Tell whoever counts that the statement on *conn* is about to be cancelled."""
-    if conn.on_cancelled is not None:
-        conn.on_cancelled()
 
 
 def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:

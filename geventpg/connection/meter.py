@@ -8,18 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from psycopg.abc import PQGen
 
 if TYPE_CHECKING:
     from geventpg.connection.batch.batch import Queued, StatementResult
-    from geventpg.pool.counters import Recorder
-    from geventpg.pool.events import Listeners
 
     from .connection import Connection
 
 RV = TypeVar("RV")
+
+
+class Recorder(Protocol):
+    """Counts how long things took."""
+
+    def record(self, seconds: float) -> None:
+        """Add one that took *seconds*."""
+
+
+class Listeners(Protocol):
+    """The functions that the program has registered with a pool."""
+
+    kinds: Any
+    """What kinds of events they want."""
+
+    def tell(self, kind: str, conn: Any, **details: Any) -> None:
+        """Call those that want this kind."""
 
 
 class Meter:

@@ -66,9 +66,9 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
     Nothing is prepared behind one from then on, on a connection that is not ours neither. A
     transaction that was open is still open.
     """
-    pooled: bool | None = getattr(conn, "_pooled", None)
+    pooled: bool | None = getattr(conn, "pooled", None)
     if pooled is None:
-        ours = hasattr(conn, "_prepares_always")
+        ours = hasattr(conn, "prepares_always")
         with conn.lock:
             if ours:
                 conn.wait(find_pooler_gen(cast("Connection[Any]", conn)))

@@ -44,8 +44,8 @@ def forget(conn: BindableConnection[Any], error: BaseException, query: bytes | N
     prepared = conn._prepared
     if isinstance(error, errors.FeatureNotSupported):
         forget_stale(conn, query)
-        if query is not None and conn.on_stale is not None:
-            conn.on_stale(query)
+        if query is not None:
+            conn.observer.statement_is_stale(query)
     elif isinstance(error, errors.InvalidSqlStatementName):
         prepared._names.clear()  # one is lost: so are the others, most likely
         prepared._to_flush.clear()
@@ -69,8 +69,7 @@ def doubt(conn: psycopg.Connection[Any], query: bytes | None) -> list[Key]:
 
 def heal_or_raise(conn: BindableConnection[Any], error: psycopg.Error, *, possible: bool) -> None:
     """Tell the pool of a prepared statement that was gone; raise if more is lost with it."""
-    if conn.on_lost is not None:
-        conn.on_lost(possible)
+    conn.observer.statement_was_gone(conn, healed=possible)
     if not possible:
         # What the transaction did so far is lost: it can be run again as a whole.
         raise StaleStatement(f"{error}; the transaction can be run again") from error

@@ -7,7 +7,6 @@ has rows, which is what most statements return, it skips what psycopg does about
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +20,6 @@ from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.rows import Row, RowFactory, tuple_row
 
 from geventpg.hub import get_ident
-from geventpg.pool.stats import BOUNDS
 
 from .adapters import ConnectionAdapters, SharedAdapters
 from .begin import begin_with_gen
@@ -116,7 +114,7 @@ class QuickCursor(psycopg.Cursor[Row]):
         A *fresh* cursor has not executed anything.
         """
         conn, pgconn = self._conn, self._pgconn
-        statements, meter = conn.statement_cache, conn.meter
+        statements, meter = conn.statement_cache, conn.observer.meter
         recorder = meter.quiet if meter is not None else None
         lock: Any = conn.lock
         if (
@@ -180,10 +178,7 @@ class QuickCursor(psycopg.Cursor[Row]):
                 raise
             finally:
                 if recorder is not None:
-                    # What `record` does, without a call.
-                    took = monotonic() - started
-                    recorder.counts[bisect_left(BOUNDS, took)] += 1
-                    recorder.sum += took
+                    recorder.record(monotonic() - started)
         finally:
             if lock.queue:
                 lock.release()

@@ -32,7 +32,6 @@ from geventpg.conninfo.discretion import discreet
 from geventpg.conninfo.faults import Fault, classify
 from geventpg.errors import ConnectRejected
 
-from . import observer as reports
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
@@ -281,9 +280,8 @@ class Connector:
         now = monotonic()
         slot: Slot = Slot(conn, now, conn._expire_at)
         pool._bag.add(slot)
-        conn.on_idle_readable = pool._watchdog.readable(slot)
         pool._failover.watch(conn)
-        reports.attach(pool, conn)
+        conn.observer = pool._observer
         if replaces is not None and replaces.state is SlotState.IDLE:
             pool._evict(replaces, replaces.fate)
         pool._recycler.returned(slot)

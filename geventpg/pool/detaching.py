@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import observer as reports
+from geventpg.connection.abc import UNOBSERVED
+
 from .causes import Cause
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def detach(pool: Pool[Any], conn: Connection[Any]) -> None:
     pool._leaks.returned(slot)
     pool._bag.remove(slot)
     pool._left(slot, Cause.DETACHED)
-    reports.detach(conn)
-    conn._pool = conn.on_idle_readable = conn.on_read_only = None
+    conn.observer = UNOBSERVED
+    conn._pool = None
     conn.checkout = None
     pool._update_fast_paths()
     pool._connector.plan()

@@ -44,7 +44,6 @@ class Failover:
     def watch(self, conn: Connection[Any]) -> None:
         """Look after a connection that was just opened. Does not block."""
         conn.wants_writes = _wants_writes(conn)
-        conn.on_read_only = self._refused
 
     def is_misplaced(self, conn: Connection[Any]) -> bool:
         """Tell whether the server took writes once, or was asked to, and does no more."""
@@ -79,7 +78,7 @@ class Failover:
                 ":".join(place),
             )
 
-    def _refused(self, conn: Connection[Any]) -> None:
+    def refused(self, conn: Connection[Any]) -> None:
         """The server refused a statement of *conn* with 25006."""
         if conn.wants_writes is False:
             return  # a server for reading is what the user asked for

@@ -1,66 +1,66 @@
-"""What connections report to their pool: prepared statements that were gone, cancellations.
+"""What connections report to their pool.
 
-Both sides are held weakly: a pool that nobody closed can be collected, and a connection.
+The pool is held weakly: one that its user did not close can be collected while a connection of it
+is still in use.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from geventpg.connection.prepared import forget_stale
 
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
+    from geventpg.connection.meter import Meter
 
     from .pool import Pool
 
 
-def attach(pool: Pool[Any], conn: Connection[Any]) -> None:
-    """Have *conn* report to *pool*, and measured if somebody wants that."""
-    of_pool, of_conn = weakref.ref(pool), weakref.ref(conn)
-    conn.on_stale = _spare_others(of_pool)
-    conn.on_lost = _count_lost(of_pool, of_conn)
-    conn.on_cancelled = _count_cancelled(of_pool, of_conn)
-    conn.meter = pool._meter
+class PoolObserver:
+    """Passes on to one pool what its connections report; see `Observer`."""
 
+    __slots__ = ("_pool", "meter")
 
-def detach(conn: Connection[Any]) -> None:
-    """Have *conn* report to nobody."""
-    conn.on_stale = conn.on_lost = conn.on_cancelled = conn.meter = None
+    def __init__(self, pool: Pool[Any]) -> None:
+        self._pool = weakref.ref(pool)
+        self.meter: Meter | None = None
 
+    def readable(self, conn: Connection[Any]) -> None:
+        """Look at an idle connection for which data came."""
+        pool = self._pool()
+        for slot in () if pool is None else pool._bag.idle:
+            if slot.conn is conn:
+                assert pool is not None
+                pool._watchdog.is_alive(pool, slot)
+                return
+        # In use, and its user is busy elsewhere: the pool looks at it when it is returned.
+        conn.watch.pause()
 
-def _spare_others(reference: weakref.ref[Pool[Any]]) -> Callable[[bytes], None]:
-    def on_stale(query: bytes) -> None:
-        # A table changed. One has met it: the other connections need not.
-        pool = reference()
+    def write_refused(self, conn: Connection[Any]) -> None:
+        """See whether the connections to this server are to be retired."""
+        pool = self._pool()
+        if pool is not None:
+            pool._failover.refused(conn)
+
+    def statement_is_stale(self, query: bytes) -> None:
+        """Have the other connections prepare it anew, before they meet the error too."""
+        pool = self._pool()
         if pool is not None:
             for slot in pool._bag:
                 forget_stale(slot.conn, query)
 
-    return on_stale
-
-
-def _count_lost(
-    reference: weakref.ref[Pool[Any]], conn_reference: weakref.ref[Connection[Any]]
-) -> Callable[[bool], None]:
-    def on_lost(healed: bool) -> None:
-        pool = reference()
+    def statement_was_gone(self, conn: Connection[Any], *, healed: bool) -> None:
+        """Count it and tell the listeners."""
+        pool = self._pool()
         if pool is not None:
             pool._stats[pool._STATEMENTS_HEALED if healed else pool._STATEMENTS_LOST] += 1
-            pool._listeners.tell("healed" if healed else "lost", conn_reference())
+            pool._listeners.tell("healed" if healed else "lost", conn)
 
-    return on_lost
-
-
-def _count_cancelled(
-    reference: weakref.ref[Pool[Any]], conn_reference: weakref.ref[Connection[Any]]
-) -> Callable[[], None]:
-    def on_cancelled() -> None:
-        pool = reference()
+    def cancelling(self, conn: Connection[Any]) -> None:
+        """Count it and tell the listeners."""
+        pool = self._pool()
         if pool is not None:
             pool._tally.cancelled += 1
-            pool._listeners.tell("cancelled", conn_reference())
-
-    return on_cancelled
+            pool._listeners.tell("cancelled", conn)

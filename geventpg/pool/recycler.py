@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from geventpg import hub
-from geventpg.connection.interruption import cancel_in_background, heal, note_cancelled
+from geventpg.connection.interruption import cancel_in_background, heal
 
 from .causes import Cause
 from .slots import Slot, SlotState
@@ -139,7 +139,7 @@ class Recycler:
         if status == ACTIVE or conn._pipeline is not None:
             logger.warning("closing returned connection: %s", conn)
             if conn.watch.waiting:
-                note_cancelled(conn)
+                conn.observer.cancelling(conn)
                 cancel_in_background(conn)  # somebody else still uses it: he gets an error
             else:
                 heal(conn)

@@ -9,7 +9,7 @@ import gevent
 from psycopg.pq import TransactionStatus
 
 from geventpg import hub
-from geventpg.connection.interruption import cancel_quietly, note_cancelled
+from geventpg.connection.interruption import cancel_quietly
 
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
@@ -45,5 +45,5 @@ def _active(pool: Pool[Any]) -> list[Connection[Any]]:
 
 def _cancel(conns: list[Connection[Any]], timeout: float) -> None:
     for conn in conns:
-        note_cancelled(conn)
+        conn.observer.cancelling(conn)
     gevent.joinall([hub.spawn(cancel_quietly, c, timeout) for c in conns], timeout=timeout)

@@ -30,6 +30,7 @@ from .counters import Tally
 from .events import Listener, Listeners
 from .failover import Failover
 from .leaks import LeakDetector, NoLeakDetector
+from .observer import PoolObserver
 from .options import check_options
 from .recycler import Recycler
 from .slots import Bag
@@ -143,6 +144,7 @@ class PoolState(ConnectionPool[CT]):
         self._recycler = Recycler(this)
         self._watchdog = Watchdog(this)
         self._failover = Failover(this)
+        self._observer = PoolObserver(this)
         self._pipes = Pipes(this)
         # Set by the registry: takes back what ended raw greenlets still hold.
         self._reclaim: Callable[[], bool] | None = None
@@ -275,8 +277,7 @@ class PoolState(ConnectionPool[CT]):
         statements = self._tally.statement if self._timings else None
         wanted = self._timings or not self._listeners.kinds.isdisjoint(("statement", "batch"))
         self._meter = Meter(statements, self._listeners) if wanted else None
-        for slot in self._bag:
-            slot.conn.meter = self._meter
+        self._observer.meter = self._meter
 
     def _since_popped(self, counters: dict[str, int]) -> dict[str, int]:
         popped = self._popped

@@ -27,8 +27,6 @@ from .causes import Cause
 from .slots import Slot, SlotState
 
 if TYPE_CHECKING:
-    from geventpg.connection.connection import Connection
-
     from .pool import Pool
 
 logger = logging.getLogger("psycopg.pool")
@@ -79,23 +77,6 @@ class Watchdog:
         """Somebody waits, and greenlets whose end nobody tells of may hold connections."""
         if not self._raw_greenlets:
             self._alarm.ring()
-
-    def readable(self, slot: Slot) -> Callable[[Connection[Any]], None]:
-        """Return the callback for data that nobody waits for on *slot*'s connection.
-
-        It runs in the hub, and holds nothing alive.
-        """
-        pool_reference, slot_reference = self._pool, weakref.ref(slot)
-
-        def on_readable(conn: Connection[Any]) -> None:
-            pool, slot = pool_reference(), slot_reference()
-            if pool is None or slot is None or slot.state is not SlotState.IDLE:
-                # Held by somebody who is busy elsewhere; it is looked at when returned.
-                conn.watch.pause()
-            else:
-                pool._watchdog.is_alive(pool, slot)
-
-        return on_readable
 
     # -- duties ---------------------------------------------------------------------------
 

@@ -47,8 +47,8 @@ def conclude(pipe: Pipe | None, call: Call, row_factory: RowFactory[Any] | None,
     conn = pipe.conn
     error = error_of(answer, conn.pgconn)
     if not was_useless(call, error):
-        if error.sqlstate == READ_ONLY and conn.on_read_only is not None:
-            conn.on_read_only(conn)
+        if error.sqlstate == READ_ONLY:
+            conn.observer.write_refused(conn)
         raise error
     forget(conn, error, call.query)
     heal_or_raise(conn, error, possible=True)
