@@ -39,24 +39,20 @@ def begin_with_gen(
     pgconn = conn.pgconn
     conn._check_connection_ok()
     pgconn.enter_pipeline_mode()
-    begins = conn.prepared_begin.send(conn)
+    pgconn.send_query_params(conn._get_tx_start_command(), None)
     refused: psycopg.Error | None = None
     try:
         send()
     except psycopg.Error as error:
         refused = error
     pgconn.pipeline_sync()
-    answers = yield from _answers_gen(pgconn, begins + (refused is None))
+    answers = yield from _answers_gen(pgconn, 1 + (refused is None))
     pgconn.exit_pipeline_mode()
 
-    begun = answers[0] if begins == 1 else list(chain(*answers[:begins]))
-    if conn.prepared_begin.was_lost(begun):
-        # Nothing was executed: once more, with a BEGIN that need not be prepared.
-        return (yield from begin_with_gen(conn, send))
     if refused is not None:
         raise refused
-    _raise_error(begun, pgconn)
-    return answers[begins]
+    _raise_error(answers[0], pgconn)
+    return answers[1]
 
 
 def _answers_gen(pgconn: pq.abc.PGconn, commands: int) -> PQGen[list[list[pq.abc.PGresult]]]:

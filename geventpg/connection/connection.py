@@ -32,7 +32,6 @@ from .cursor import Cursor
 from .interruption import heal
 from .loss import note_loss
 from .pooler import OF_ALL, Warnings, find_pooler_gen, is_due
-from .prepared import PreparedBegin
 from .server_cursor import ServerCursor
 from .session_end import is_alive
 from .statement_cache import KnownStatements
@@ -94,7 +93,6 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self.binding = None  # found faster here than in the class, at each return
         self._pid = os.getpid()
-        self.prepared_begin = PreparedBegin()
         self.statement_cache = KnownStatements(self)
         self.planner: Any = None
         """What the statement-level API knows of it; it refers to the connection."""
@@ -316,11 +314,6 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
     ) -> AbstractContextManager[list[StatementResult]]:
         meter = self.observer.meter
         return nullcontext([]) if meter is None else meter.measuring_batch(self, statements)
-
-    def _deallocate(self, name: bytes | None) -> PQGen[None]:
-        yield from super()._deallocate(name)
-        if name is None:
-            self.prepared_begin.forget()
 
     def _commit_gen(self) -> PQGen[None]:
         pgconn = self.pgconn

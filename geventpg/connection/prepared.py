@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import errors
 
 from geventpg.errors import StaleStatement
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from psycopg._preparing import Key, PrepareManager
 
     from .base import BindableConnection
-    from .connection import Connection
-
-COMMAND_OK = pq.ExecStatus.COMMAND_OK
 
 # Raises the only 0A000 that is about a prepared statement ("cached plan must not change result
 # type", in the language of the server): src/backend/utils/cache/plancache.c
@@ -90,53 +87,3 @@ def forget_stale(conn: psycopg.Connection[Any], query: bytes | None) -> None:
 
 def _keys(prepared: PrepareManager, query: bytes | None) -> list[Key]:
     return [key for key in prepared._names if query is None or key[0] == query]
-
-
-class PreparedBegin:
-    """BEGIN as a prepared statement of one connection: the server need not parse it again.
-
-    It is used only where psycopg may prepare statements, and given up for the connection as
-    soon as the server does not know it: a pooler is in between, or somebody discarded it.
-    """
-
-    __slots__ = ("_command", "_usable")
-
-    _NAME = b"_geventpg_begin"
-
-    def __init__(self) -> None:
-        self._command: bytes | None = None
-        self._usable = True
-
-    def send(self, conn: Connection[Any]) -> int:
-        """Queue BEGIN in pipeline mode; return how many commands that took."""
-        pgconn, command = conn.pgconn, conn._get_tx_start_command()
-        if command == self._command:
-            pgconn.send_query_prepared(self._NAME, None)
-            return 1
-        # Not before it is known that no pooler is in between: see `pooler`.
-        if (
-            self._command is None
-            and self._usable
-            and (conn.pooled is False or conn.prepares_always)
-            and conn.prepare_threshold is not None
-        ):
-            self._command = command
-            pgconn.send_prepare(self._NAME, command)
-            pgconn.send_query_prepared(self._NAME, None)
-            return 2
-        pgconn.send_query_params(command, None)
-        return 1
-
-    def forget(self) -> None:
-        """All prepared statements of the connection were deallocated."""
-        self._command = None
-
-    def was_lost(self, results: list[pq.abc.PGresult]) -> bool:
-        """Tell whether BEGIN failed because it was not prepared, or was already."""
-        if self._command is None or results[-1].status == COMMAND_OK:
-            return False
-        states = {result.error_field(pq.DiagnosticField.SQLSTATE) for result in results}
-        if not states & {b"26000", b"42P05"}:
-            return False
-        self._command, self._usable = None, False
-        return True

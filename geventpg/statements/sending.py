@@ -229,7 +229,6 @@ class Sending(ABC):
             name = prepared._to_flush.popleft()
             if name is None:  # all of them, also what was prepared behind that decision
                 prepared._names.clear()
-                self.conn.prepared_begin.forget()
             command = b"DEALLOCATE " + (b"ALL" if name is None else name)
             self._pgconn.send_query_params(command, None)
             self._sync()
