@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from tests.support.house import EDGES, FACADE, ROOMS, graph_of, read_all  # noqa: E402
+
 INK, QUIET, PAPER = "#24292f", "#57606a", "#ffffff"
 GREEN, BLUE, GREY, RED = "#dafbe1", "#ddf4ff", "#f6f8fa", "#ffebe9"
 _FONT = "font-family='system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
@@ -127,7 +133,79 @@ def life() -> Drawing:
     return picture
 
 
-PICTURES: dict[str, Callable[[], Drawing]] = {"overview.svg": overview, "life.svg": life}
+def needs_of_rooms() -> dict[str, set[str]]:
+    """Return, for each room, the rooms that its files import, without the obvious.
+
+    What a room reaches through another one is left out: `pool` imports `connection`, which imports
+    `hub`, so that no arrow is needed from `pool` to `hub`.
+    """
+    files = read_all()
+    needs: dict[str, set[str]] = defaultdict(set)
+    for module, targets in graph_of(files).items():
+        needs[files[module].room] |= {files[target].room for target in targets}
+    reached: dict[str, set[str]] = {}
+    for room in [*ROOMS, FACADE, *EDGES]:  # from the bottom to the top
+        needs[room] -= {room}
+        through = set[str]().union(*(reached.get(need, set()) for need in needs[room]))
+        reached[room] = needs[room] | through
+        needs[room] -= through
+    return needs
+
+
+def house() -> Drawing:
+    """Draw the rooms of the source, one above the other, and what each stands on."""
+    needs = needs_of_rooms()
+    files: dict[str, list[str]] = defaultdict(list)
+    for file in read_all().values():
+        name = file.module.removeprefix(f"geventpg.{file.room}").lstrip(".")
+        if file.room in ROOMS and name and not file.path.name.startswith("__"):
+            inside, _, rest = name.partition(".")
+            name = f"{inside}/" if rest else inside
+            if name not in files[file.room]:
+                files[file.room].append(name)
+    width, left, gap = 600, 20, 22
+    top = 96
+    places: dict[str, tuple[int, int]] = {}
+    texts: dict[str, str] = {}
+    for room in [FACADE, *reversed(ROOMS)]:
+        lines = ["geventpg/__init__.py: what users import"] if room == FACADE else [room]
+        line = ""
+        for name in files[room]:
+            if len(line) + len(name) > 84:
+                lines.append(line + ",")
+                line = ""
+            line = f"{line}, {name}" if line else name
+        texts[room] = "\n".join([*lines, line] if line else lines)
+        height = 17 * (texts[room].count("\n") + 1) + 14
+        places[room] = (top, height)
+        top += height + gap
+    picture = Drawing(760, top + 2, "The rooms of the source, and what each stands on")
+    picture.box((left, 20), (720, 52), "edges\n" + ", ".join(EDGES), BLUE)
+    picture.arrow(f"M{left + width / 2:g} 72 V{places[FACADE][0] - 2}")
+    lanes = 0
+    for room, (y, height) in places.items():
+        fill = GREY if room in ("errors", FACADE) else GREEN
+        picture.box((left, y), (width, height), texts[room], fill)
+        for target in sorted(needs[room], key=lambda other: places[other][0]):
+            to, to_height = places[target]
+            if to == y + height + gap:
+                picture.arrow(f"M{left + width / 2:g} {y + height} V{to - 2}")
+                continue
+            lanes += 1
+            x, start, end = left + width, y + height - 8, to + to_height / 2
+            bend = x + 24 + 14 * (lanes % 8)
+            picture.arrow(
+                f"M{x} {start} C{bend} {start} {bend} {start} {bend} {start + 20}"
+                f" V{end - 20:g} C{bend} {end:g} {bend} {end:g} {x + 2} {end:g}"
+            )
+    return picture
+
+
+PICTURES: dict[str, Callable[[], Drawing]] = {
+    "overview.svg": overview,
+    "life.svg": life,
+    "house.svg": house,
+}
 
 if __name__ == "__main__":
     for name, draw in PICTURES.items():

@@ -18,7 +18,7 @@ SELECTOR = re.compile(r"\b(geventpg_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring) \(([^)]*)\)")
 
-DASHBOARD = json.loads(files("geventpg").joinpath("grafana/geventpg.json").read_text())
+DASHBOARD = json.loads(files("geventpg").joinpath("metrics/grafana/geventpg.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 QUERIES = [v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
 

@@ -161,7 +161,7 @@ def test_without_gevent_a_thread_serves_stock_pools(dsn):
         """
         import sys, urllib.request
         import geventpg
-        from geventpg.metrics import serve
+        from geventpg.metrics.prometheus import serve
         geventpg.configure(sys.argv[1], min_size=1, max_size=2)
         with geventpg.get_conn() as conn:
             conn.execute("select 1")

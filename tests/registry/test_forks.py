@@ -170,6 +170,6 @@ def work():
     print(pid() > 0)
     geventpg.get_conn().commit()
 in_child(work, sys.exit)
-assert not geventpg.registry.open_pools()
+assert not geventpg.registry.pools.open_pools()
 """
     assert output_of(source, dsn) == "True\n"

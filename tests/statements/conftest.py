@@ -36,5 +36,5 @@ def pool(make_pool: Callable[..., Any]) -> Any:
 @pytest.fixture
 def no_rescue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave those behind a slow statement where they are, however late the test is to look."""
-    for name in ("pipe_choice", "pipe_sending"):
-        monkeypatch.setattr(f"geventpg.{name}.GRACE", 1000.0)
+    for name in ("choice", "sending"):
+        monkeypatch.setattr(f"geventpg.statements.{name}.GRACE", 1000.0)

@@ -23,8 +23,8 @@ def however_slow_the_machine_is(monkeypatch):
 @pytest.fixture
 def without_timers(monkeypatch):
     """Have nothing come to the rescue of answers that are left lying."""
-    for name in ("pipe", "pipe_choice", "pipe_sending"):
-        monkeypatch.setattr(f"geventpg.{name}.HEAD_LIMIT", 1000.0)
+    for name in ("pipe", "choice", "sending"):
+        monkeypatch.setattr(f"geventpg.statements.{name}.HEAD_LIMIT", 1000.0)
 
 
 def low_water_mark(conn):

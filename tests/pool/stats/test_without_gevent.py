@@ -8,7 +8,7 @@ PROGRAM = """
 import contextlib, os, threading, time
 import psycopg
 import geventpg
-from geventpg import registry_view
+from geventpg.metrics import view as registry_view
 from geventpg.pool.work import doing
 
 geventpg.configure(os.environ["GEVENTPG_CONNINFO"], min_size=1, max_size=2)
