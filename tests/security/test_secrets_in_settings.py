@@ -75,7 +75,9 @@ def test_the_configuration_of_another_pool_is_not_shown_when_two_differ(log):
     error = refusal_of(lambda: geventpg.configure(f"{NOWHERE} password={HIDDEN}", name=name))
     pool.close()
     for word in (SECRET, HIDDEN):
-        has_no(word, everything_about(error), log(), repr(pool), repr(geventpg.registry.pools._configs))
+        has_no(
+            word, everything_about(error), log(), repr(pool), repr(geventpg.registry.pools._configs)
+        )
 
 
 @pytest.mark.parametrize(
