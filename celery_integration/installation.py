@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from celery import Celery, current_app, signals
+from celery import Celery, signals
+from celery.app import app_or_default
 from celery.app.trace import build_tracer
 
 from . import remote, worker
@@ -19,12 +20,14 @@ def install(app: Celery) -> Celery:
     Every task runs in a unit of work, wherever it runs: in a worker, eagerly, or called
     directly. Does not connect or read settings: the worker does, when it starts.
     """
-    if getattr(app, "_geventpg_installed", False):
-        return app
-    app._geventpg_installed = True
-    _wrap_tasks(app._tasks)
-    install_on_worker_start()
+    if not _is_installed(app):
+        _wrap_tasks(app._tasks)
+        install_on_worker_start()
     return app
+
+
+def _is_installed(app: Celery) -> bool:
+    return isinstance(app._tasks, _WrappingRegistry)
 
 
 def install_on_worker_start() -> None:
@@ -48,8 +51,8 @@ def _on_worker_init(sender: Any, **_kwargs: Any) -> None:
 
 
 def _on_worker_process_init(sender: Any, **_kwargs: Any) -> None:
-    app = current_app._get_current_object()
-    if not getattr(app, "_geventpg_installed", False):
+    app = app_or_default()
+    if not _is_installed(app):
         # Not forked but started afresh ("spawn"), with an app made from the parent's pickled one:
         # its tasks are ready to run, unwrapped.
         install(app)

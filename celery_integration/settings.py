@@ -12,6 +12,7 @@ import geventpg
 from geventpg.conninfo.discretion import discreet
 from geventpg.errors import NotConfigured, OptionError
 from geventpg.pool.options import OPTIONS, from_environment
+from geventpg.registry import pools as registry
 
 MAX_SIZE = 20
 """Default ``max_size`` of a worker's pool, however many greenlets it has.
@@ -60,19 +61,20 @@ def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
     options = from_environment(os.environ) if given is None else dict(given)
     metrics = _take_metrics(options, os.environ)
     conninfo = options.pop("conninfo", None) or os.environ.get("GEVENTPG_CONNINFO")
-    database = _from_django()
-    if conninfo and database is not None:
+    framework = _framework()
+    if conninfo and framework is not None:
         raise OptionError(
             "Django's default database and conninfo (or GEVENTPG_CONNINFO) both say what the pool"
             " 'default' connects to: leave conninfo out"
         )
-    if not conninfo and database is None:
+    if not conninfo and framework is None:
         raise NotConfigured(
             "no conninfo: set geventpg = {'conninfo': 'host=... dbname=...'} in the Celery"
             " config (CELERY_GEVENTPG with Django's namespace) or GEVENTPG_CONNINFO"
         )
-    sizes = {name: size for name, size in (database or {}).items() if name in _SIZES}
-    options = {**sizes, **options}
+    if framework is not None:
+        sizes = {name: size for name, size in framework.options().items() if name in _SIZES}
+        options = {**sizes, **options}
     for size in _SIZES:
         if size in options:
             OPTIONS[size].check(size, options[size])
@@ -105,19 +107,20 @@ def configure(settings: Settings) -> None:
     if settings.conninfo is not None:
         geventpg.configure(settings.conninfo, **settings.options)
     else:
-        from geventpg.django import pools
+        framework = _framework()
+        assert framework is not None
+        framework.override(settings.options)
 
-        pools.override("default", settings.options)
 
+def _framework() -> registry.Framework | None:
+    """Return the framework whose settings say what the default pool connects to, if one does.
 
-def _from_django() -> Mapping[str, Any] | None:
-    """Return the pool options of Django's default database, if it is set up and has a pool."""
-    django_conf = sys.modules.get("django.conf")
-    if django_conf is None or not django_conf.settings.configured:
-        return None
-    from geventpg.django import pools
-
-    return pools.options_of("default")
+    It is Django if the engine of its default database is geventpg's.
+    """
+    conf, db = sys.modules.get("django.conf"), sys.modules.get("django.db")
+    if conf is not None and db is not None and conf.settings.configured:
+        db.connections["default"]  # now Django loads the engine, which tells the registry
+    return registry.framework_of("default")
 
 
 def _from_config(app: Any) -> Mapping[str, Any] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core.checks import Tags, register
 
-from . import checks, pools
+from . import checks
+from .wrapper import pooled_wrappers
 
 
 class GeventpgConfig(AppConfig):  # type: ignore[misc]  # ships no types
@@ -20,4 +21,4 @@ class GeventpgConfig(AppConfig):  # type: ignore[misc]  # ships no types
         register(checks.check_patching, Tags.compatibility)
         register(checks.check_settings, Tags.compatibility)
         register(checks.check_server, Tags.database)
-        pools.pooled_wrappers()
+        pooled_wrappers()

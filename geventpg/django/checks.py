@@ -19,7 +19,7 @@ from geventpg import hub
 from geventpg.connection.pooler import is_pooled
 
 from . import pools
-from .wrapper import PooledWrapper
+from .wrapper import PooledWrapper, pooled_wrappers
 
 _ROOM = """
     select current_setting('max_connections')::int,
@@ -100,7 +100,7 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
 def check_server(databases: Iterable[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """Check the server behind each of *databases*: W003, W004. Connects."""
     wanted = set(databases or ())
-    wrappers = [wrapper for wrapper in pools.pooled_wrappers() if wrapper.alias in wanted]
+    wrappers = [wrapper for wrapper in pooled_wrappers() if wrapper.alias in wanted]
     found = [warning for wrapper in wrappers for warning in _check_role(wrapper)]
     servers: dict[tuple[Any, ...], list[Any]] = {}
     for wrapper in wrappers:

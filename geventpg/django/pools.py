@@ -24,19 +24,19 @@ from geventpg.pool.options import OPTIONS
 from geventpg.pool.options import check_options as check_pool_options
 from geventpg.registry import pools as registry
 
-_OURS = {
+_NOT_FOR_USERS = {
     "kwargs": "give connection parameters in OPTIONS itself",
     "open": "the pool opens at its first use",
     "name": "the pool's name is the alias",
 }
-"""Pool options that are not the user's to give, and what to do instead."""
+"""Pool options that a user cannot give here, and what to do instead."""
 
 DEFAULT_SIZE = 4
 """``min_size`` and ``max_size`` unless given, as in psycopg_pool."""
 
-_USABLE = sorted(set(OPTIONS) - set(_OURS))
+_USABLE = sorted(set(OPTIONS) - set(_NOT_FOR_USERS))
 
-# What was found to be right, because every greenlet has a wrapper that asks.
+# The options that were checked already: every greenlet has a wrapper, which asks for the check.
 _checked: dict[str, object] = {}
 
 _overrides: dict[str, dict[str, Any]] = {}
@@ -44,9 +44,9 @@ _overrides: dict[str, dict[str, Any]] = {}
 
 @dataclass(frozen=True)
 class Session:
-    """What a connection of an alias is like; called to make a new one so.
+    """The description of an alias's connections; a call of it sets a new connection up.
 
-    Two that are equal can share a pool.
+    Wrappers whose descriptions are equal can share a pool.
     """
 
     params: Mapping[str, Any] = field(repr=False)
@@ -71,7 +71,10 @@ def is_wanted(settings_dict: Mapping[str, Any]) -> bool:
 
 
 def introduce(alias: str, settings_dict: Mapping[str, Any]) -> None:
-    """Do `check_options`, and let ``get_conn(alias)`` ask Django. Once for the same options."""
+    """Check the options of *alias*, and let ``get_conn(alias)`` ask Django.
+
+    Do nothing if that was done with the same options.
+    """
     given = settings_dict["OPTIONS"].get("pool", True)
     if _checked.get(alias) is given:
         return
@@ -83,7 +86,7 @@ def introduce(alias: str, settings_dict: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Alias:
-    """Django as `geventpg.registry.Framework` of the pool of one alias."""
+    """The pool of one alias, as a `geventpg.registry.pools.Framework`."""
 
     alias: str
 
@@ -94,6 +97,18 @@ class _Alias:
 
     def check_out(self, timeout: float | None) -> None:
         connections[self.alias].check_out_within(timeout)
+
+    def options(self) -> dict[str, Any]:
+        return check_options(self.alias, connections[self.alias].settings_dict)
+
+    def override(self, options: Mapping[str, Any]) -> None:
+        for name in ("configure", *_NOT_FOR_USERS):
+            if name in options:
+                raise geventpg.OptionError(
+                    f"{name!r} cannot be given here, but in DATABASES[{self.alias!r}]"
+                )
+        check_pool_options(options, known=_USABLE)
+        _overrides[self.alias] = dict(options)
 
 
 def check_options(alias: str, settings_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +124,7 @@ def check_options(alias: str, settings_dict: Mapping[str, Any]) -> dict[str, Any
         raise ImproperlyConfigured(
             f"{where} must be True, False or a dict of pool options, not {type(given).__name__}"
         )
-    for name, instead in _OURS.items():
+    for name, instead in _NOT_FOR_USERS.items():
         if name in given:
             raise ImproperlyConfigured(f"{where}: {name!r} cannot be given: {instead}")
     options = dict(given)
@@ -121,49 +136,27 @@ def check_options(alias: str, settings_dict: Mapping[str, Any]) -> dict[str, Any
 
 
 def session_of(wrapper: Any, params: Mapping[str, Any]) -> Session:
-    """Return what *wrapper*'s connections are to be like."""
+    """Return the description of the connections that *wrapper* needs."""
     return Session(
         params=params,
         timezone=wrapper.timezone_name,
         role=wrapper.settings_dict["OPTIONS"].get("assume_role"),
-        set_up=wrapper._configure_connection,
+        set_up=wrapper.set_up_session,
     )
 
 
 def current_session(alias: str) -> Session | None:
-    """Return what the connections of *alias*'s pool are like, ``None`` if it has none."""
+    """Return the description of the connections of *alias*'s pool, ``None`` without a pool."""
     options = registry.options_of(alias)
     session = options.get("configure") if options is not None else None
     return session if isinstance(session, Session) else None
 
 
-def options_of(alias: str) -> dict[str, Any] | None:
-    """Return the pool options in the settings of *alias*, ``None`` if it has no pool of ours."""
-    for wrapper in pooled_wrappers():
-        if wrapper.alias == alias:
-            return check_options(alias, wrapper.settings_dict)
-    return None
-
-
-def override(alias: str, options: Mapping[str, Any]) -> None:
-    """Let *options* come before those in the settings, in this process and its children.
-
-    Raise `OptionError` naming a bad one.
-    """
-    for name in ("configure", *_OURS):
-        if name in options:
-            raise geventpg.OptionError(
-                f"{name!r} cannot be given here, but in DATABASES[{alias!r}]"
-            )
-    check_pool_options(options, known=_USABLE)
-    _overrides[alias] = dict(options)
-
-
 @discreet
 def configure(wrapper: Any) -> None:
-    """Configure the pool of *wrapper*'s alias; no-op if that was done. Does not block.
+    """Configure the pool of *wrapper*'s alias; do nothing if that was done. Does not block.
 
-    Raise ``ImproperlyConfigured`` for settings that cannot be.
+    Raise ``ImproperlyConfigured`` for settings that are wrong.
     """
     alias, settings_dict = wrapper.alias, wrapper.settings_dict
     options = check_options(alias, settings_dict)
@@ -184,7 +177,7 @@ def configure(wrapper: Any) -> None:
     )
     if settings_dict["CONN_HEALTH_CHECKS"]:
         options.setdefault("check", ConnectionPool.check_connection)
-    # Django sets it as it needs it, and expects it so.
+    # Django expects autocommit on a new connection, and turns it off where it needs that.
     options["kwargs"] = {**params, "cursor_factory": _cursor_factory(params), "autocommit": True}
     options.update(_overrides.get(alias, {}))
     try:
@@ -200,28 +193,17 @@ def configure(wrapper: Any) -> None:
 
 
 def unpooled(wrapper: Any) -> Any:
-    """Return a wrapper of the same database with one connection of its own, for looking at it."""
+    """Return a wrapper of the same database that opens one connection without the pool."""
     settings_dict = wrapper.settings_dict
     options = {**settings_dict["OPTIONS"], "pool": False}
     return type(wrapper)({**settings_dict, "OPTIONS": options}, wrapper.alias)
 
 
 def _cursor_factory(params: Mapping[str, Any]) -> Any:
-    """Return a cursor that heals lost and stale statements, where Django's would prepare."""
+    """Return a cursor class that heals lost and stale statements if Django's would prepare them."""
     given = params["cursor_factory"]
     return HealingCursor if given is ServerBindingCursor and hub.in_use() else given
 
 
 class HealingCursor(CursorMixin, Cursor[Any]):  # type: ignore[misc]  # ships no types
     """Django's ``ServerBindingCursor``, on geventpg's cursor in place of psycopg's."""
-
-
-def pooled_wrappers() -> list[Any]:
-    """Return this greenlet's wrappers of the aliases that have a pool, and check their options.
-
-    Makes them; does not connect.
-    """
-    from .wrapper import PooledWrapper
-
-    found = (connections[alias] for alias in connections)
-    return [wrapper for wrapper in found if isinstance(wrapper, PooledWrapper) if wrapper.is_pooled]

@@ -178,6 +178,10 @@ class PooledWrapper:
         if self._held is not None:
             self._held.wanted = False
 
+    def set_up_session(self, connection: Any) -> Any:
+        """Set the time zone and the role of a new connection; tell whether that needs a COMMIT."""
+        return self._configure_connection(connection)  # type: ignore[attr-defined]
+
     def _configure_role(self, connection: Any) -> bool:
         # Django's way asks its wrapper for another connection, to quote the name.
         role = self.settings_dict["OPTIONS"].get("assume_role")
@@ -191,7 +195,7 @@ class PooledWrapper:
         """Do as Django, which leaves a wrapper's session to its pool if it has one."""
         super().init_connection_state()  # type: ignore[misc]
         if self._held is None and self.is_pooled:
-            commit = self._configure_connection(self.connection)  # type: ignore[attr-defined]
+            commit = self.set_up_session(self.connection)
             if commit and not self.get_autocommit():  # type: ignore[attr-defined]
                 self.connection.commit()
 
@@ -302,6 +306,15 @@ class PooledWrapper:
         except DatabaseError as error:
             # In its own greenlet: so gevent has changed what a thread is since.
             raise DatabaseError(f"{error}{_LATE}") from None
+
+
+def pooled_wrappers() -> list[PooledWrapper]:
+    """Return this greenlet's wrappers of the aliases that have a pool, and check their options.
+
+    Makes the wrappers; does not connect.
+    """
+    found = (connections[alias] for alias in connections)
+    return [wrapper for wrapper in found if isinstance(wrapper, PooledWrapper) if wrapper.is_pooled]
 
 
 _LATE = (

@@ -36,13 +36,22 @@ _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
 
 
 class Framework(Protocol):
-    """Who configures a pool when it is first asked for, and checks out what `get_conn` gives."""
+    """A framework that has the settings of a pool and uses its connections, such as Django."""
 
     def configure(self) -> None:
         """Do `configure` for the pool, then `set_framework`. Does not block."""
 
     def check_out(self, timeout: float | None) -> None:
         """Do `check_out` in a greenlet that holds nothing, within *timeout* seconds."""
+
+    def options(self) -> Mapping[str, Any]:
+        """Return the pool options that the framework's settings have. Does not block."""
+
+    def override(self, options: Mapping[str, Any]) -> None:
+        """Let *options* come before the settings', in this process and its children.
+
+        Raise `OptionError` naming a bad one. Does not block.
+        """
 
 
 @dataclass(frozen=True)
@@ -199,11 +208,19 @@ def _hold_owned(
 
 
 def set_framework(name: str, framework: Framework | None) -> None:
-    """Let *framework* see to the pool *name*, or nobody. A later `configure` ends that."""
+    """Let *framework* configure the pool *name* and check out of it; ``None`` ends that.
+
+    So does a later `configure`.
+    """
     if framework is None:
         _frameworks.pop(name, None)
     else:
         _frameworks[name] = framework
+
+
+def framework_of(name: str) -> Framework | None:
+    """Return the framework that was set for the pool *name*, if one was."""
+    return _frameworks.get(name)
 
 
 def release_conn(name: str = "default") -> None:

@@ -2,65 +2,77 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from .settings import Settings
 
-if TYPE_CHECKING:
-    from .pool import GeventPool
+
+class Pool(Protocol):
+    """What a record needs of the pool of its engine."""
+
+    @property
+    def key(self) -> str:
+        """The name of the attribute by which a connection refers to its record."""
+
+    def refill(self, record: Record) -> Any:
+        """Give *record* another connection; return the connection if it was used before."""
+
+    def introduction(self) -> AbstractContextManager[Any]:
+        """Return the lock that is held while listeners for ``connect`` run."""
 
 
 class Record(_ConnectionRecord):
     """SQLAlchemy's record of one connection of a `GeventPool`.
 
-    In SQLAlchemy's pools a record is a place that has one connection after another. Here it
-    lives as long as its connection, which refers to it; places are the concern of the
-    `geventpg.Pool` behind.
+    In SQLAlchemy's pools a record is a place that has one connection after another. Here a record
+    lives as long as its connection, which refers to it; the `geventpg.Pool` behind has the places.
     """
 
     held: Any = None
     """The connection, from when it is opened until it leaves the pool."""
 
     lost = False
-    """The connection was found dead, as opposed to closed by decision."""
+    """Whether the connection was found dead, as opposed to closed by decision."""
 
     settings: Settings | None = None
-    """The engine's settings of the connection while somebody else has it; `None`: no need."""
+    """The engine's settings of the connection, while a user outside the engine has it; `None` if
+    the connection is never used outside the engine."""
 
-    def __init__(self, pool: GeventPool) -> None:
+    def __init__(self, pool: Any) -> None:
         super().__init__(pool, connect=False)
-        self._gevent_pool = pool
+        self._gevent_pool: Pool = pool
         self._early_info: dict[Any, Any] = {}
 
     @property
     def usable(self) -> bool:
-        """Tell whether nobody has invalidated the connection."""
+        """Whether there is a connection and it was not invalidated."""
         return self.held is not None and self._soft_invalidate_time <= self.starttime
 
     @property
     def was_dropped(self) -> bool:
-        """Tell whether who had the connection is gone without closing it."""
+        """Whether the last user of the connection is gone without having closed it."""
         return self.fairy_ref is not None and self.fairy_ref() is None
 
     def hold(self, conn: Any) -> None:
-        """Be the record of *conn*."""
+        """Become the record of *conn*."""
         self.held = conn
         conn.__dict__[self._gevent_pool.key] = self
 
     def opened(self, conn: Any) -> None:
-        """Be the record of *conn*, which was opened for it: listeners may have left ``info``."""
+        """Become the record of *conn*, a new connection; keep the ``info`` that listeners left."""
         self.hold(conn)
         self._early_info = dict(self.info)
 
     def introduced(self) -> Any:
-        """Return the connection, which SQLAlchemy is about to make known with an empty ``info``."""
+        """Return the connection with its ``info``, which SQLAlchemy has just emptied."""
         self.info.update(self._early_info)
         return self.held
 
     def take_over(self, other: Record) -> None:
-        """Be the record of *other*'s connection: its events have fired, its ``info`` stays."""
+        """Take *other*'s connection and its ``info``; the connection's events have fired."""
         conn = other.held
         self.hold(conn)
         self.dbapi_connection = conn
@@ -71,9 +83,10 @@ class Record(_ConnectionRecord):
         other.held = other.dbapi_connection = None
 
     def get_connection(self) -> Any:
-        """Return the connection for a checkout, with its ``connect`` event behind it.
+        """Return the connection for a checkout, after its ``connect`` event.
 
-        Called after an invalidation during the checkout, too: then another one is needed.
+        SQLAlchemy also calls this after an invalidation during the checkout. The record then gets
+        another connection.
         """
         if self.dbapi_connection is not None:
             return self.dbapi_connection

@@ -89,7 +89,8 @@ class EmbeddedPostgres(ServerProcess):
     ) -> None:
         super().__init__(start_timeout)
         self._install_dir = find_installation(version)
-        self._source: EmbeddedPostgres | None = None
+        #: The server that this one follows as a standby; ``None`` for a primary.
+        self.source: EmbeddedPostgres | None = None
         self.version = version
         self.user = user
         self.password = password if password is not None else secrets.token_urlsafe(12)
@@ -115,7 +116,7 @@ class EmbeddedPostgres(ServerProcess):
             dbname=primary.dbname,
             start_timeout=primary.start_timeout,
         )
-        standby._source = primary
+        standby.source = primary
         return standby
 
     # -- where it is -----------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class EmbeddedPostgres(ServerProcess):
         What was only here is lost, as it is for an old primary after a failover.
         """
         self.stop("immediate")
-        self._source = primary
+        self.source = primary
         shutil.rmtree(self.directory / "data")
         self._create_data(time.monotonic() + self.start_timeout)
         self.start()
@@ -256,8 +257,8 @@ class EmbeddedPostgres(ServerProcess):
 
     def _create_data(self, deadline: float) -> None:
         data = f"--pgdata={self.directory / 'data'}"
-        if self._source is not None:
-            conninfo = make_conninfo(self._source.socket_dsn, application_name="standby")
+        if self.source is not None:
+            conninfo = make_conninfo(self.source.socket_dsn, application_name="standby")
             options = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
             self._run("pg_basebackup", data, f"--dbname={conninfo}", *options, deadline=deadline)
             return
@@ -309,5 +310,5 @@ class EmbeddedPostgres(ServerProcess):
         self.connect(dbname="postgres", connect_timeout=2).close()
 
     def _complete(self) -> None:
-        if self._source is None and self.dbname != "postgres":
+        if self.source is None and self.dbname != "postgres":
             self.create_database(self.dbname)

@@ -11,6 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from geventpg.connection.pooler import is_pooled
 from geventpg.django import pools
+from geventpg.django.wrapper import pooled_wrappers
 
 _SERVER = """
     select current_setting('server_version'), current_setting('max_connections'),
@@ -63,7 +64,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Do what was asked; block for ``--timeout`` seconds at most."""
-        wrappers = {wrapper.alias: wrapper for wrapper in pools.pooled_wrappers()}
+        wrappers = {wrapper.alias: wrapper for wrapper in pooled_wrappers()}
         wanted = options["database"]
         if wanted is not None and wanted not in connections:
             raise CommandError(f"there is no database {wanted!r} in DATABASES")
