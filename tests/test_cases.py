@@ -65,7 +65,7 @@ def test_case_2_every_mode_of_a_pooler_gives_only_right_results():
     assert figure(OURS, 'prepare="never"') == 0
 
 
-def test_case_3_statements_that_go_away_are_nobodys_business():
+def test_case_3_statements_that_go_away_disturb_no_caller():
     figure = figures_of("3")
     checked = [label for label in figure.labels if "errors" in label or "wrong" in label]
     assert len(checked) == 13
@@ -86,7 +86,7 @@ def test_case_4_a_batch_that_is_cut_ends_as_a_typed_error_and_costs_nothing_else
     assert figure(STOCK, "interrupted: connections lost") > 0
 
 
-def test_case_5_nobody_meets_a_connection_that_died_idle():
+def test_case_5_no_caller_meets_a_connection_that_died_idle():
     figure = figures_of("5")
     for label in ("ended by the server: errors", "forgotten by the network: errors"):
         assert figure(OURS, label) == 0

@@ -174,7 +174,7 @@ def test_a_broken_invariant_is_an_error_and_the_pool_is_closed(run_tests):
     )
     assert "3 passed, 1 error" in result.stdout
     assert "size 3 is over max_size 2" in result.stdout
-    assert "somebody still waits" in result.stdout
+    assert "a greenlet still waits" in result.stdout
 
 
 def test_a_backend_left_at_work_is_an_error(run_tests):

@@ -24,6 +24,6 @@ with geventpg.get_conn("early") as conn:
 
 @app.task(name="early")
 def early(tag):
-    """Work on both pools; return who did it and with which session of the early pool."""
+    """Work on both pools; return the process's number and its session of the early pool."""
     geventpg.get_conn().execute("insert into work_notes (tag) values (%s)", [tag])
     return os.getpid(), session(), PARENT, PARENTS_SESSION

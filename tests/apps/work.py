@@ -468,5 +468,5 @@ def add(numbers, tag=None):
 
 @app.task(name="holders")
 def holders():
-    """Return who holds connections of this process's pool, as others would be shown it."""
+    """Return the holders of this process's pool, as other processes are shown them."""
     return [holder.as_dict() for holder in registry_view.holders(geventpg.get_pool())]

@@ -1,4 +1,4 @@
-"""Chains, groups and chords: whoever comes next sees what was committed before."""
+"""Chains, groups and chords: the next task sees what was committed before."""
 
 from __future__ import annotations
 

@@ -60,14 +60,14 @@ def test_a_child_that_is_not_there_yet_is_named(family):
     assert family.ask([1], "describe") == ([], {1: "is starting, and cannot be asked yet"})
 
 
-def test_without_a_directory_the_worker_goes_on_and_says_why_nobody_answers(
+def test_without_a_directory_the_worker_goes_on_and_says_why_no_child_answers(
     family, monkeypatch, caplog
 ):
     monkeypatch.setattr(tempfile, "tempdir", "/no/such/directory")
     with caplog.at_level(logging.WARNING):
         family.open()
     assert "remote control cannot reach the children" in caplog.text
-    family.answer()  # not in the directory of whoever has started this process
+    family.answer()  # not in the directory of the process that started this one
     answers, failures = family.ask([7], "describe")
     assert answers == []
     assert "no directory" in failures[7]

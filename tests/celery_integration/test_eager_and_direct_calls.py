@@ -99,7 +99,7 @@ def test_a_retry_runs_again_and_commits_once(app, task, notes):
     task.delay("a", "retry").get()
     assert notes() == ["a"]
     with pytest.raises(ZeroDivisionError):
-        task("b", "retry")  # nobody retries a direct call
+        task("b", "retry")  # a direct call is not retried
     assert notes() == ["a"]
 
 

@@ -92,7 +92,7 @@ def test_one_line_of_configuration_is_for_all_tasks(app):
     assert len(tries) == 2
 
 
-def test_a_task_inside_somebody_elses_transaction_is_not_run_again(app, notes):
+def test_an_eager_task_inside_the_callers_transaction_is_not_run_again(app, notes):
     @app.task(shared=False, **retry_policy(backoff=0))
     def work():
         geventpg.get_conn().execute("insert into notes values ('lost')")

@@ -35,7 +35,7 @@ def holders_of(worker):
 
 
 def holding(worker, count):
-    """Wait until so many connections run the statement; return their holders."""
+    """Wait until that number of connections runs the statement; return their holders."""
 
     def found():
         holders = [h for h in holders_of(worker) if h["statement"] == STATEMENT]
@@ -55,15 +55,15 @@ def test_inspect_names_the_task_and_the_statement_that_hold_a_connection(busy_wo
     assert {holder["pid"] for holder in holders} == running
     assert sum(pool["in_use"] for pool in busy_worker.pools()) == 2
     busy_worker.cancel_everything()
-    wait_until(lambda: holders_of(busy_worker) == [], 10, 0.05, "nobody holds a connection")
+    wait_until(lambda: holders_of(busy_worker) == [], 10, 0.05, "no connection is held")
 
 
-def test_inspect_tells_who_waits_and_since_when(worker, tag):
+def test_inspect_tells_the_waiters_and_since_when_they_wait(worker, tag):
     results = [worker.send("sleep", tag, 60) for _ in range(8)]
 
     def waiters():
         (pool,) = worker.pools()
-        # Handed over a moment ago, a connection has a holder who does not know it yet.
+        # Handed over a moment ago, a connection has a holder that has not run yet.
         known = all(holder["task_id"] for holder in pool["holders"])
         return (pool["in_use"], pool["waiting"]) == (5, 3) and known and pool
 

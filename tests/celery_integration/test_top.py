@@ -1,4 +1,4 @@
-"""`geventpg top` on two real workers: their pools, and who holds connections."""
+"""`geventpg top` on two real workers: their pools, and the holders of connections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def start(redis_server, *arguments, **options):
     )
 
 
-def test_lines_show_the_pools_of_both_and_who_holds_connections(two_workers, redis_server):
+def test_lines_show_the_pools_of_both_workers_and_the_holders_of_connections(
+    two_workers, redis_server
+):
     process = start(
         redis_server, "--count", "2", "--timeout", "15", "--interval", "0.1",
         *(part for worker, _ in two_workers for part in ("-d", worker.node)),
@@ -99,7 +101,7 @@ def test_an_app_that_is_not_there_is_said_in_a_line():
     assert "Traceback" not in done.stderr
 
 
-def test_nobody_answering_is_said_and_is_exit_status_1(redis_server):
+def test_top_says_that_no_worker_answers_and_ends_with_status_1(redis_server):
     process = start(
         redis_server, "--count", "1", "--timeout", "0.2", "-d", "nobody@nowhere",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -104,7 +104,7 @@ class SlowNameServer:
     def _answer_later(self, query: bytes, address: object) -> None:
         self.asked += 1
         gevent.sleep(self.delay)
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # the peer has closed its socket
             self._server.sendto(_answer(query), address)
 
 

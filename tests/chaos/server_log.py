@@ -67,7 +67,7 @@ class ConnectionLog:
             elif pid in under_way and self._authorized.match(text):
                 under_way[pid].until = at
             elif pid in under_way and text.startswith("connection authorized"):
-                found.remove(under_way.pop(pid))  # somebody else's
+                found.remove(under_way.pop(pid))  # of another process
             elif pid in under_way and level == "FATAL":
                 under_way.pop(pid).refused = text
         return found

@@ -1,4 +1,4 @@
-"""The whole hub held for seconds by somebody's C code: what its time-outs do afterwards.
+"""C code holds the whole hub for seconds: what its time-outs do afterwards.
 
 What is promised: a connection that was there, or was handed over, before the hub stood still goes
 to whoever it was for, however late; and what the server answered meanwhile counts, so no good
@@ -34,7 +34,7 @@ def pids(pool):
 
 
 def end_with_the_hub_held(admin, *sessions):
-    """Terminate *sessions* and return when they are over; nobody else runs meanwhile."""
+    """Terminate *sessions* and return when they are over; no other greenlet runs meanwhile."""
     for pid in sessions:
         ended = admin.pgconn.exec_(f"SELECT pg_terminate_backend({pid}, 5000)".encode())
         assert ended.get_value(0, 0) == b"t"
@@ -100,7 +100,9 @@ def test_a_result_that_came_during_a_blockade_beats_a_timeout_of_the_pool(make_p
     figures.at_most("connections lost", len(before - pids(pool)), 0)
 
 
-def test_a_deadline_that_nobody_could_have_met_is_told_as_soon_as_the_hub_runs(make_pool, figures):
+def test_a_deadline_that_passed_while_the_hub_stood_still_is_told_as_soon_as_it_runs(
+    make_pool, figures
+):
     pool = make_pool(min_size=2, max_size=2)
     conns = hold_all(pool, 2)
     attempts = [Attempt(pool.getconn, BLOCKED / 2) for _ in range(20)]
@@ -130,7 +132,7 @@ def test_connecting_through_a_blockade(make_pool, proxy, dsn, figures, min_size)
 
 @pytest.mark.parametrize("use_lifo", [True, False], ids=["lifo", "fifo"])
 @pytest.mark.parametrize("way", ["a checkout", "a single statement"])
-def test_what_ended_during_a_blockade_is_given_to_nobody_who_goes_on_first(
+def test_the_pool_gives_out_no_session_that_ended_while_the_hub_was_blocked(
     make_pool, admin, way, use_lifo
 ):
     pool = make_pool(min_size=4, max_size=4, use_lifo=use_lifo)
@@ -165,7 +167,7 @@ def test_what_ended_during_a_blockade_is_given_to_nobody_who_goes_on_first(
     wait_until(lambda: settled(pool, 4))
 
 
-def test_a_session_that_ended_right_after_its_probe_is_given_to_nobody(make_pool, admin):
+def test_the_pool_gives_out_no_session_that_ended_right_after_its_probe(make_pool, admin):
     pool = make_pool(min_size=1, max_size=1)
     pool.wait()
     with pool.connection() as conn:

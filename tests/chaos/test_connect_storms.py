@@ -1,4 +1,4 @@
-"""Everybody wants a connection at once: few are opened, one after the other, and all are served."""
+"""All greenlets want a connection at once: few are opened, and all greenlets are served."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_thousand_callers_at_a_full_server(make_pool, limited, figures, log, b
     refused = [shake for shake in log.handshakes() if "too many connections" in shake.refused]
     waits = [caller.value for caller in callers]
     figures.at_least("callers served", len(waits), CALLERS)
-    figures.at_least("refusals (53300) that nobody saw", len(refused), 1)
+    figures.at_least("refusals (53300) that no caller saw", len(refused), 1)
     # Four a second are the most that waiting callers can bring about.
     figures.at_most("refusals for each second", len(refused) / took, 5)
     figures.at_most("connections used", len(backends()), ROOM)

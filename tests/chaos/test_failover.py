@@ -104,7 +104,7 @@ def fence(server):
         pytest.param(as_a_single_statement, id="as a single statement"),
     ],
 )
-def test_a_primary_that_stops_costs_nobody_what_is_not_in_doubt(
+def test_a_primary_that_stops_loses_no_row_that_is_not_in_doubt(
     pair, dsn_of_both, make_pool, figures, insert
 ):
     recoveries, lost, errors = [], 0, 0
@@ -176,7 +176,7 @@ def test_a_primary_that_is_fenced_and_lives_on_gets_no_more_writes(
 def test_an_address_that_leads_to_a_standby_is_left_when_it_leads_to_the_new_primary(
     pair, make_pool, proxy, *, figures, application_name, insert
 ):
-    # A virtual address, and nobody asked for a writable server: refused writes tell.
+    # A virtual address, and the conninfo does not ask for a writable server: refused writes tell.
     proxy.retarget(pair.primary.host, pair.primary.port)
     dsn = make_conninfo(proxy.dsn(pair.primary.dsn), application_name=application_name)
     pool = make_pool(dsn, min_size=2, max_size=MAX_SIZE)
@@ -190,7 +190,7 @@ def test_an_address_that_leads_to_a_standby_is_left_when_it_leads_to_the_new_pri
         pair.promote()
         proxy.retarget(pair.standby.host, pair.standby.port)
         switched = time.monotonic()
-        # Those who still hold a connection to the old one meet it; nobody does afterwards.
+        # The holders of a connection to the old one meet it; no later caller does.
         wait_until(lambda: users.first_success_after(switched), timeout=30)
         recovered = users.first_success_after(switched)
         gevent.sleep(0.5)

@@ -26,7 +26,7 @@ def rows(admin):
 
 
 def run_family(*arguments: str, timeout: float = 60.0) -> str:
-    """Run Python and return what it and its children printed; whoever hangs is killed."""
+    """Run Python and return what it and its children printed; a process that hangs is killed."""
     with subprocess.Popen(
         [sys.executable, "-X", "faulthandler", *arguments],
         cwd=ROOT,
@@ -67,7 +67,7 @@ import gevent, geventpg
 from tests.support.children import watch_children; watch_children()
 
 def traffic(conn):
-    # The kernel's count for the socket, whoever wrote: tcp_info's bytes_acked and bytes_received.
+    # The kernel's count for both processes: tcp_info's bytes_acked and bytes_received.
     with socket.socket(fileno=os.dup(conn.fileno())) as sock:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
         return struct.unpack_from("QQ", info, 120)

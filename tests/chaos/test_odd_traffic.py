@@ -1,4 +1,4 @@
-"""Messages that nobody asked for: two last words at once, floods of notifications, parameters."""
+"""Messages without a question: two last words at once, floods of notifications, parameters."""
 
 from __future__ import annotations
 

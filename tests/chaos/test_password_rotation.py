@@ -100,7 +100,7 @@ class Load:
             self._task()
 
     def _newcomers(self) -> None:
-        # Whoever comes to wait makes the pool hurry.
+        # A new waiter makes the pool hurry.
         while not self._stop:
             self._greenlets.append(gevent.spawn(self._task))
             gevent.sleep(0.02)
@@ -118,7 +118,7 @@ class Load:
             self._stop = True
 
     def pause(self) -> None:
-        """Return when everybody has finished what he was at, and begins nothing new."""
+        """Return when all tasks have finished, and none begins anew."""
         self._gate.clear()
         wait_until(lambda: counts(self._pool)[2:4] == (0, 0), timeout=20)
 
@@ -131,7 +131,7 @@ class Load:
         wait_until(lambda: self.done >= aim or self.failures, timeout=20)
 
     def end(self) -> None:
-        """Let everybody finish; raise if anybody failed."""
+        """Let all tasks finish; raise if one failed."""
         self._stop = True
         gevent.joinall(self._greenlets, timeout=20, raise_error=True)
         if self.failures:
@@ -174,7 +174,7 @@ def test_recycled_connections_ask_for_the_new_password_and_no_task_fails(
     rotating_pool, store, way, lag
 ):
     # Every connection is replaced several times a second. While the secret is wrong, those that
-    # exist are kept past their age, so that nobody waits for the store.
+    # exist are kept past their age, so that no caller waits for the store.
     pool = rotating_pool(way, max_lifetime=0.3)
     load = Load(pool)
     for _ in range(pick(short=1, long=3)):
@@ -200,7 +200,7 @@ def test_when_all_sessions_end_at_the_moment_of_the_change_no_task_fails(
     store.delay = 0.4 if trouble == "slow" else 0.0
     for _ in range(pick(short=1, long=3)):
         load.progress()
-        # Nobody is in a statement, which would fail with its session.
+        # No greenlet is in a statement, which would fail with its session.
         load.pause()
         ours = admin.execute("select pid from pg_stat_activity where usename = %s", [store.role])
         store.away = trouble == "away"
@@ -229,7 +229,9 @@ def test_a_drained_pool_waits_for_the_new_password(rotating_pool, store):
     assert load.longest_wait < LAG + 3.0
 
 
-def test_a_secret_that_stays_wrong_fails_everybody_before_his_deadline(rotating_pool, store, admin):
+def test_a_secret_that_stays_wrong_fails_all_waiters_before_their_deadlines(
+    rotating_pool, store, admin
+):
     pool = rotating_pool(timeout=30.0)
     wait_until(lambda: settled(pool, 4))
     admin.execute("alter role rotating password 'told to nobody'")
@@ -241,7 +243,7 @@ def test_a_secret_that_stays_wrong_fails_everybody_before_his_deadline(rotating_
     print(f"{USERS} greenlets were told after {took:.1f} s")
     assert {type(user.exception) for user in users} == {ConnectRejected}
     assert took < 15
-    # Those who come later are told within a moment, and the server is not hammered.
+    # Later callers are told within a moment, and the server is not hammered.
     asked = store.asked
     for _ in range(pick(short=1, long=3)):
         with pytest.raises(PoolTimeout, match="password authentication failed"):

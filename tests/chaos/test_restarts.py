@@ -95,7 +95,7 @@ def test_a_server_restarting_under_load(
     figures.at_least("restarts survived", restarts, restarts)
     figures.at_most("acknowledged rows that are not there", len(ledger.acknowledged - rows), 0)
     figures.at_most(
-        "rows that are there, though nobody was told or left in doubt",
+        "rows that are there, though no caller was told or left in doubt",
         len(rows - ledger.acknowledged - ledger.in_doubt),
         0,
     )

@@ -14,7 +14,7 @@ from tests.support import wait_until
 from tests.support.invariants import check_counts
 from tests.support.pools import sampling
 
-# Seconds: psycopg's shortest, and what the pool takes if nobody says anything.
+# Seconds: psycopg's shortest, and what the pool takes by default.
 CONNECT_TIMEOUTS = pick(short=[2], long=[2, None])
 UNSAID = 10
 ACQUIRE_TIMEOUT = 0.4
@@ -59,7 +59,9 @@ def test_silence_and_resets_in_turn(make_pool, proxy, dsn, figures, ticker, *, c
         since = time.monotonic()
         gevent.sleep(seconds)
         first = users.first_success_after(since)
-        assert first is not None, f"nobody was served in {seconds} s of a working network: {pool}"
+        assert first is not None, (
+            f"no caller was served in {seconds} s of a working network: {pool}"
+        )
         longest_at_zero = max(longest_at_zero, first - since)
 
     with sampling(sample, 0.005), Users(USERS, use, pause=0.005) as users:

@@ -1,4 +1,4 @@
-"""Servers and name servers that take their time: only who connects waits, never the hub."""
+"""Slow servers and name servers: only the connecting greenlet waits, never the hub."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_server_that_accepts_and_never_answers(make_pool, proxy, dsn, figures,
     wait_until(lambda: counts(pool).idle == HELD + 2, timeout=10)
 
 
-def test_nobody_answers_at_all_and_acquires_end_at_their_deadlines(
+def test_when_no_server_answers_checkouts_end_at_their_deadlines(
     make_pool, dsn, deaf_port, figures, ticker
 ):
     conninfo = make_conninfo(dsn, host="127.0.0.1", port=deaf_port, connect_timeout=2)

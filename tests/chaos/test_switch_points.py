@@ -280,7 +280,7 @@ def victims_of(kind: str, attempt: Attempt) -> Callable[[Any], bool]:
 def check_afterwards(pool, backends, operation):
     wait_until(
         lambda: not counts(pool).in_use and not counts(pool).waiting,
-        message=f"nobody holds or waits: {pool!r}",
+        message=f"the pool has no holder and no waiter: {pool!r}",
     )
     assert check_counts(pool) == []
     if operation.closes:

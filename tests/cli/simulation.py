@@ -40,7 +40,7 @@ def play_sources(
     waits: list[float] = []
     skipped, begin, now = uses // 10, 0.0, 0.0
     for number in range(uses):
-        # First come, first served: whoever comes next gets the connection that is free first.
+        # First come, first served: the next task gets the connection that is free first.
         now = heapq.heappop(arrivals)
         start = max(now, heapq.heappop(free))
         end = start + rng.expovariate(1 / service)

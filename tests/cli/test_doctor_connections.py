@@ -45,7 +45,7 @@ def test_a_role_that_is_missing_looks_like_a_wrong_password(doctor, app_dsn):
     assert doctor(make_conninfo(app_dsn, user="nobody_here")).troubles == {"wrong-password"}
 
 
-def test_a_port_at_which_nobody_listens_is_named(doctor, app_dsn, proxy):
+def test_a_port_at_which_no_server_listens_is_named(doctor, app_dsn, proxy):
     proxy.stop()
     assert doctor(proxy.dsn(app_dsn)).troubles == {"refused"}
 

@@ -84,7 +84,7 @@ def narrow() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def crowd(narrow) -> Iterator[Callable[[int], None]]:
-    """Return a function that fills the server up until so many connections are left."""
+    """Return a function that fills the server up until that number of connections is left."""
     conns: list[psycopg.Connection] = []
 
     def leave(free: int) -> None:
@@ -111,7 +111,9 @@ def test_a_server_that_is_full_says_so(doctor, narrow, crowd):
     assert doctor(narrow.dsn).troubles == {"too-many-clients"}
 
 
-def test_a_server_that_is_nearly_full_is_named_with_who_fills_it(doctor, narrow, crowd):
+def test_a_server_that_is_nearly_full_is_named_with_the_programs_that_fill_it(
+    doctor, narrow, crowd
+):
     crowd(1)
     diagnosis = doctor(narrow.dsn, "--max-size", "1")
     assert "connections-nearly-used-up" in diagnosis.troubles

@@ -72,7 +72,7 @@ def test_greenlets_that_do_nothing_else_keep_all_connections_busy():
     assert queue.mean_wait == pytest.approx(95 / 500)
 
 
-def test_nobody_waits_for_a_connection_of_his_own():
+def test_no_task_waits_when_each_has_a_connection_of_its_own():
     queue = FiniteSource(10, 10, 0.01, 0.02)
     assert (queue.waiting_share, queue.mean_wait, percentile(queue, 0.99)) == (0, 0, 0)
 

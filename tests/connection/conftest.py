@@ -33,7 +33,7 @@ def conn(connect: Callable[..., geventpg.Connection[Any]]) -> geventpg.Connectio
 
 @pytest.fixture
 def deaf_port() -> Iterator[int]:
-    """Return a local port where connections succeed and nobody ever answers."""
+    """Return a local port where connections succeed and no answer ever comes."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)

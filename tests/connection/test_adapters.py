@@ -1,4 +1,4 @@
-"""Adapters: cursors share a copy of their connection's, and nobody can tell.
+"""Adapters: cursors share a copy of their connection's, and no program can tell.
 
 Every test runs on psycopg's own connection as well: what it asserts is what psycopg does.
 """

@@ -80,7 +80,7 @@ def test_closing_under_a_waiting_greenlet_ends_its_wait(connect, proxy, dsn, que
     conn = connect(proxy.dsn(dsn), autocommit=True)
     params = None
     if "%s" in query:
-        proxy.stall()  # nobody reads what it writes
+        proxy.stall()  # the peer does not read what it writes
         params = ["p" * 50_000_000]
     attempt = Attempt(conn.execute, query, params)
     gevent.sleep(0.2)

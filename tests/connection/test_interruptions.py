@@ -240,7 +240,7 @@ def test_any_exception_does_what_a_timeout_does(connect, backends, table, operat
     [op for op in OPERATIONS if op not in {inside_copy_in, inside_copy_out, inside_stream}],
     ids=lambda function: function.__name__,
 )
-def test_an_operation_fails_when_somebody_else_closes_its_connection(
+def test_an_operation_fails_when_another_greenlet_closes_its_connection(
     connect, backends, table, operation
 ):
     conn = connect()

@@ -1,4 +1,4 @@
-"""Statements that are executed often take a short way, and nobody can tell from what they return.
+"""Statements that are executed often take a short way, and what they return does not tell.
 
 What each test compares with is psycopg's own connection; `is_short` says that it was the short way.
 """
@@ -311,7 +311,7 @@ def test_greenlets_that_share_a_connection_take_turns(conn):
     gevent.joinall([gevent.spawn(work, number) for number in range(10)], raise_error=True)
 
 
-def test_a_connection_that_knows_statements_goes_when_nobody_uses_it(dsn):
+def test_a_connection_that_knows_statements_is_collected_when_it_is_unused(dsn):
     conn = geventpg.Connection.connect(dsn, autocommit=True)
     learn(conn, ECHO, (1, "a"))
     conn.close()

@@ -1,4 +1,4 @@
-"""Attempts to connect compute: they share each turn of the hub with everybody else."""
+"""Attempts to connect compute: they share each turn of the hub with all other greenlets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def steps(fd, computing, note):
 
 
 def open_at_once(number, computing, note):
-    """Return who opens *number* connections, all in the same turn of the hub."""
+    """Return the greenlets that open *number* connections, all in the same turn of the hub."""
 
     def one():
         with ready_socket() as fd:

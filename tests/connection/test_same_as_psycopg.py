@@ -1,6 +1,6 @@
 """The same program on psycopg's connection and on ours: everything that a user can see is equal.
 
-Ours sends BEGIN along with a transaction's first statement; nobody must notice.
+Ours sends BEGIN along with a transaction's first statement; no caller must notice.
 """
 
 from __future__ import annotations
@@ -332,7 +332,7 @@ def test_mistakes_of_the_caller(dsn):
             except Exception as error:
                 text = re.sub(r"0x\w+", "", str(error)) if isinstance(error, psycopg.Error) else ""
                 seen.append((type(error), text))
-            # Whether BEGIN has been sent before the mistake is found out is nobody's business.
+            # Whether BEGIN was sent before the mistake is found out does not matter.
             if not conn.closed:
                 seen.append(conn.pgconn.pipeline_status)
                 conn.rollback()

@@ -13,7 +13,7 @@ from tests.support import wait_until
 
 
 class Theirs(psycopg.Connection):
-    """A connection class of somebody who has not heard of gevent."""
+    """A connection class that was written without a thought of gevent."""
 
     connected: list[str] = []  # noqa: RUF012 - shared on purpose
 

@@ -275,7 +275,7 @@ def test_a_greenlet_killed_just_as_it_gets_its_turn_passes_it_on(conn):
         attempts = [Attempt(waiter, number) for number in range(4)]
         gevent.sleep(0)
         attempts[0].throw(gevent.GreenletExit())
-        # Leaving hands the lock to the first in line, who will hear of its end before of that.
+        # Leaving hands the lock to the first in line, which hears of its end before of that.
     for attempt in attempts:
         attempt.join()
     assert isinstance(attempts[0].error, gevent.GreenletExit)

@@ -54,7 +54,7 @@ def test_two_hundred_greenlets_share_three_connections(orm, backends):
     everything_is_back()
 
 
-def test_a_greenlet_that_ends_gives_its_connection_back_though_nobody_closes(orm):
+def test_a_greenlet_that_ends_without_closing_gives_its_connection_back(orm):
     for number in range(10):
         in_greenlet(lambda n=number: Author.objects.create(name=str(n)))
     everything_is_back()

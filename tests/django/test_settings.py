@@ -345,7 +345,7 @@ def test_async_callers_are_served_where_django_serves_them(orm):
     assert counts(pool_of()).in_use == 0
 
 
-def test_an_event_loop_in_one_greenlet_is_none_of_the_others_business(orm):
+def test_an_event_loop_in_one_greenlet_does_not_concern_the_others(orm):
     running, done = Event(), Event()
 
     async def view():

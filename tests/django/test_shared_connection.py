@@ -25,7 +25,7 @@ def committed(admin):
     return [n for (n,) in admin.execute("select name from shelf_author order by name").fetchall()]
 
 
-def test_get_conn_gives_the_orms_connection_whoever_is_first(orm, backends):
+def test_get_conn_gives_the_orms_connection_in_either_order(orm, backends):
     first = geventpg.get_conn("default")
     orm.ensure_connection()
     assert orm.connection is first
@@ -106,7 +106,9 @@ def test_release_conn_is_refused_inside_an_atomic_block(orm):
 
 
 @pytest.mark.parametrize("block", ["with get_conn()", "transaction()"])
-def test_a_block_whose_connection_django_closes_fails_and_touches_nobody_elses(orm, admin, block):
+def test_a_block_whose_connection_django_closes_fails_and_touches_no_other_greenlets(
+    orm, admin, block
+):
     orm.ensure_connection()
     opened = geventpg.get_conn if block == "with get_conn()" else geventpg.transaction
     with pytest.raises(psycopg.Error), opened("default") as conn:

@@ -1,4 +1,4 @@
-"""The page for whoever is paged has every error and every warning, in its own words."""
+"""The page for operators has every error and every warning, in its own words."""
 
 from __future__ import annotations
 

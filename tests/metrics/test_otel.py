@@ -92,7 +92,7 @@ def test_the_metrics_of_the_conventions_are_there_with_their_units(telemetry, ma
     assert (value("create_time"), value("wait_time"), value("use_time")) == (1, 2, 1)
 
 
-def test_without_timings_only_those_who_waited_are_measured(telemetry, make_pool):
+def test_without_timings_only_waits_are_measured(telemetry, make_pool):
     pool = make_pool(max_size=1)
     pool.wait()
     with pool.connection():

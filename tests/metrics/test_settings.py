@@ -67,7 +67,7 @@ def test_prefork_children_take_the_ports_that_follow():
         (server,) = exposition._servers
         following = replace(settings, metrics_port=server.port)
         ((level, line),) = exposition.start(following)
-        # The port of the first is taken, so it is the next one, if nobody else has that.
+        # The port of the first is taken, so it is the next one, if that is free.
         assert level in (logging.INFO, logging.ERROR)
         assert (f"127.0.0.1:{server.port + 1}/metrics" in line) == (level == logging.INFO)
     finally:

@@ -1,4 +1,4 @@
-"""Who gets a connection, in which order, and until when."""
+"""Which greenlet gets a connection, in which order, and until when."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_waiters_are_served_first_come_first_served(full_pool):
     assert served == list(range(10))
 
 
-def test_nobody_barges_in_before_those_who_wait(full_pool):
+def test_a_newcomer_does_not_overtake_the_waiters(full_pool):
     pool, conn = full_pool
     served = []
     waiters = queue_up(pool, 3, served)
@@ -92,7 +92,7 @@ def test_a_checkout_of_an_idle_connection_does_not_switch(make_pool):
             pass
 
 
-# -- those who die while they wait ---------------------------------------------------------------
+# -- waiters that die ----------------------------------------------------------------------------
 
 
 def test_a_killed_waiter_is_never_served(full_pool):
@@ -117,7 +117,7 @@ def test_a_waiter_killed_before_it_could_take_its_connection_passes_it_on(full_p
     assert counts(pool)[:4] == (1, 1, 0, 0)
 
 
-def test_a_connection_handed_to_a_killed_waiter_becomes_idle_if_nobody_else_waits(full_pool):
+def test_a_connection_handed_to_a_killed_waiter_becomes_idle_without_other_waiters(full_pool):
     pool, conn = full_pool
     served = []
     (only,) = queue_up(pool, 1, served)
@@ -354,7 +354,7 @@ def test_errors_of_the_pool_are_psycopg_operational_errors():
         assert issubclass(error, psycopg.OperationalError)
 
 
-def test_a_waiter_is_served_when_anothers_connection_breaks(full_pool, admin):
+def test_a_waiter_is_served_when_the_connection_of_another_greenlet_breaks(full_pool, admin):
     pool, conn = full_pool
     waiter = gevent.spawn(pool.getconn)
     wait_until(lambda: counts(pool).waiting == 1)
@@ -368,7 +368,9 @@ def test_a_waiter_is_served_when_anothers_connection_breaks(full_pool, admin):
     pool.putconn(other)
 
 
-def test_a_waiter_is_served_when_anothers_connection_is_closed_instead_of_committed(full_pool):
+def test_a_waiter_is_served_when_another_greenlet_closes_its_connection_instead_of_committing(
+    full_pool,
+):
     pool, conn = full_pool
     waiter = gevent.spawn(pool.getconn)
     wait_until(lambda: counts(pool).waiting == 1)
@@ -377,7 +379,7 @@ def test_a_waiter_is_served_when_anothers_connection_is_closed_instead_of_commit
     pool.putconn(waiter.get(timeout=5))
 
 
-def test_many_greenlets_share_few_connections_and_everybody_is_served(make_pool):
+def test_many_greenlets_share_few_connections_and_all_are_served(make_pool):
     pool = make_pool(min_size=2, max_size=5)
     pids = set()
 

@@ -48,7 +48,7 @@ def test_closing_a_pool_that_was_never_opened_is_harmless(dsn):
     assert pool.closed
 
 
-def test_those_who_wait_get_pool_closed(make_pool):
+def test_waiters_get_pool_closed(make_pool):
     pool = make_pool(max_size=1, name="orders")
     conn = pool.getconn()
     waiters = [gevent.spawn(pool.getconn) for _ in range(5)]
@@ -218,7 +218,7 @@ def test_a_pool_closed_while_it_opens_in_a_with_block_ends_cleanly(dsn, backends
 # -- forgotten -----------------------------------------------------------------------------------
 
 
-def test_a_pool_that_nobody_closed_can_be_collected(dsn, backends):
+def test_a_pool_that_was_not_closed_can_be_collected(dsn, backends):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pool = Pool(dsn, min_size=2, max_size=4, open=True)
@@ -329,7 +329,7 @@ def test_an_idle_open_pool_does_not_hold_up_gevent_wait(dsn):
     assert (result.stdout, result.stderr) == ("True\n", "")
 
 
-def test_gevent_wait_waits_for_those_who_wait_for_a_connection(dsn):
+def test_gevent_wait_waits_for_the_waiters_of_a_pool(dsn):
     body = """
         pool = Pool(dsn, min_size=1, max_size=1, open=True)
         conn = pool.getconn()

@@ -85,7 +85,7 @@ def test_one_in_use_is_retired_also_while_no_better_server_is_found(make_pool, e
         pool.getconn(timeout=0.1)
 
 
-def test_a_connection_that_nobody_could_ask_is_refused_one_write_too(
+def test_a_connection_that_could_not_be_asked_is_refused_one_write_too(
     make_pool, embedded_dsn, fence
 ):
     pool = make_pool(embedded_dsn, min_size=2, max_size=2, use_lifo=False)
@@ -130,7 +130,7 @@ def test_a_pool_that_asks_for_a_writable_server_gives_out_no_other(
     pool = make_pool(dsn, min_size=2, max_size=2, keepalive_interval=0.1)
     pool.wait()
     fence("on")
-    # Nobody uses it: the probes find out, and no connection is better than a wrong one.
+    # It is idle: the probes find out, and no connection is better than a wrong one.
     wait_until(lambda: "takes no more writes" in caplog.text)
     wait_until(lambda: counts(pool).size == counts(pool).connecting)
     writer = gevent.spawn(pool.getconn)

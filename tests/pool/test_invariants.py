@@ -32,7 +32,7 @@ def test_a_forgotten_waiter_is_found(make_pool, monkeypatch):
     waiter = gevent.spawn(pool.getconn)
     wait_until(lambda: counts(pool).waiting)
     (problem,) = check_invariants(pool)
-    assert "somebody still waits" in problem
+    assert "a greenlet still waits" in problem
     pool.putconn(conn)
     pool.putconn(waiter.get())
 

@@ -68,7 +68,7 @@ def test_under_load_a_restart_costs_one_error_per_user_and_the_rate_is_back_in_t
     assert max(errors) <= 1
 
 
-def test_those_who_wait_through_an_outage_are_served_when_it_ends(make_pool, proxy, dsn):
+def test_waiters_are_served_when_an_outage_ends(make_pool, proxy, dsn):
     pool = make_pool(proxy.dsn(dsn), min_size=2, max_size=4)
     pool.wait()
     proxy.stop()
@@ -104,7 +104,7 @@ def test_the_pool_fills_up_again_by_itself(make_pool, proxy, dsn):
     wait_until(lambda: settled(pool, 3), timeout=8)
 
 
-def test_attempts_back_off_while_nobody_can_be_served(make_pool, proxy, dsn, caplog):
+def test_attempts_back_off_while_no_waiter_can_be_served(make_pool, proxy, dsn, caplog):
     proxy.stop()
     pool = make_pool(proxy.dsn(dsn), min_size=4, max_size=4)
     gevent.sleep(1.5)
@@ -142,13 +142,13 @@ def test_reconnect_failed_is_called_and_the_pool_does_not_give_up(make_pool, pro
 
 def test_a_reconnect_failed_that_raises_is_logged_and_harmless(make_pool, proxy, dsn, caplog):
     def reconnect_failed(pool):
-        raise RuntimeError("nobody answers the phone")
+        raise RuntimeError("the phone is not answered")
 
     proxy.stop()
     pool = make_pool(
         proxy.dsn(dsn), min_size=1, reconnect_timeout=0.2, reconnect_failed=reconnect_failed
     )
-    wait_until(lambda: "nobody answers the phone" in caplog.text)
+    wait_until(lambda: "the phone is not answered" in caplog.text)
     proxy.start()
     assert select_one(pool)
 
@@ -202,7 +202,7 @@ def test_a_connect_timeout_ends_an_attempt_and_the_next_one_succeeds(make_pool, 
 def test_an_attempt_that_fell_into_a_silent_network_does_not_outlive_it_for_long(
     make_pool, proxy, dsn, monkeypatch
 ):
-    # Nobody said how long to try, and psycopg's 130 s are not for a pool.
+    # The program gave no time-out, and psycopg's 130 s are not for a pool.
     monkeypatch.setattr("geventpg.pool.connector.CONNECT_TIMEOUT", 0.5)
     proxy.mute()
     pool = make_pool(proxy.dsn(dsn), min_size=1, max_size=1)
@@ -332,7 +332,7 @@ def test_a_wrong_password_fails_the_first_acquire_with_the_servers_words(make_po
     assert "not-the-password" not in str(caught.value)
 
 
-def test_a_wrong_password_fails_all_who_wait_and_those_who_come_later(make_pool, dsn):
+def test_a_wrong_password_fails_all_waiters_and_later_callers(make_pool, dsn):
     pool = make_pool(make_conninfo(dsn, password="not-the-password"))
     for _ in range(2):
         waiters = [gevent.spawn(pool.getconn) for _ in range(10)]

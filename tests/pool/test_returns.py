@@ -209,7 +209,7 @@ def test_a_connection_that_the_server_ended_while_it_was_held_is_not_handed_on(p
     conn = pool.getconn()
     pid = backend_pid(conn)
     terminate(admin, pid)
-    gevent.sleep(0.02)  # the goodbye arrives; nobody reads it
+    gevent.sleep(0.02)  # the goodbye arrives and is not read
     pool.putconn(conn)
     assert next_pid(pool) != pid
 
@@ -335,7 +335,7 @@ def test_a_connection_that_is_reset_on_every_return_is_kept(make_pool, round_tri
 
 
 @pytest.mark.parametrize("use_lifo", [True, False], ids=["lifo", "fifo"])
-def test_a_connection_that_is_closed_after_its_return_is_given_to_nobody(make_pool, use_lifo):
+def test_the_pool_gives_out_no_connection_that_is_closed_after_its_return(make_pool, use_lifo):
     pool = make_pool(min_size=1, max_size=1, use_lifo=use_lifo)
     with pool.connection() as kept:
         first = backend_pid(kept)

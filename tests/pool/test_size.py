@@ -47,7 +47,7 @@ def test_a_pool_without_minimum_connects_when_asked(make_pool, backends):
     assert len(backends()) == 1
 
 
-def test_a_pool_grows_as_long_as_somebody_waits(make_pool):
+def test_a_pool_grows_while_a_greenlet_waits(make_pool):
     pool = make_pool(min_size=1, max_size=6)
     conns = hold_all(pool, 6)
     assert counts(pool)[:3] == (6, 0, 6)
@@ -77,7 +77,7 @@ def test_a_short_spike_opens_few_connections(make_pool, backends):
     callers = [gevent.spawn(call) for _ in range(50)]
     gevent.joinall(callers, raise_error=True)
     waits = sorted(caller.value for caller in callers)
-    assert waits[-1] < 0.15  # nobody waited for a connection that was not needed
+    assert waits[-1] < 0.15  # no caller waited for a connection that was not needed
     wait_until(lambda: counts(pool).connecting == 0)
     assert len(backends()) <= 10
     assert pool.get_stats()["connections_num"] <= 10
@@ -215,7 +215,7 @@ def test_resizing_up_opens_connections(make_pool, backends):
     give_back(pool, hold_all(pool, 5))
 
 
-def test_resizing_up_serves_those_who_wait(make_pool):
+def test_resizing_up_serves_the_waiters(make_pool):
     pool = make_pool(min_size=1, max_size=1)
     with pool.connection():
         waiters = [gevent.spawn(pool.getconn) for _ in range(2)]
@@ -309,7 +309,7 @@ def test_draining_replaces_idle_connections_now_and_those_in_use_on_return(make_
     assert not before & {b.pid for b in backends()}
 
 
-def test_draining_serves_those_who_wait_with_new_connections(make_pool):
+def test_draining_serves_the_waiters_with_new_connections(make_pool):
     pool = make_pool(min_size=1, max_size=1)
     conn = pool.getconn()
     first = backend_pid(conn)
@@ -355,7 +355,7 @@ def test_checking_does_not_take_connections_from_their_users(make_pool):
     wait_until(lambda: settled(pool, 2))
 
 
-def test_users_who_come_during_a_check_are_served_without_new_connections(make_pool, backends):
+def test_callers_during_a_check_are_served_without_new_connections(make_pool, backends):
     pool = make_pool(min_size=2, max_size=8)
     pool.wait()
     checks = [gevent.spawn(pool.check) for _ in range(5)]

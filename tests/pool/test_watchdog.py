@@ -34,7 +34,9 @@ def select_one(pool, timeout=None):
 # -- what the server ends ------------------------------------------------------------------------
 
 
-def test_after_all_idle_backends_were_terminated_nobody_sees_an_error(make_pool, admin, backends):
+def test_after_all_idle_backends_were_terminated_no_caller_sees_an_error(
+    make_pool, admin, backends
+):
     pool = make_pool(min_size=20, max_size=20)
     pool.wait()
     dead = {b.pid for b in backends()}
@@ -60,7 +62,7 @@ def test_terminated_idle_connections_leave_the_pool_without_being_asked_for(
     assert settled(pool, 3)
 
 
-def test_a_session_that_said_its_last_words_is_given_to_nobody_though_it_is_not_over_yet(
+def test_the_pool_gives_out_no_session_whose_server_said_goodbye_though_it_is_not_over_yet(
     make_pool, admin
 ):
     pool = make_pool(min_size=1, max_size=1, keepalive_interval=0)
@@ -70,7 +72,7 @@ def test_a_session_that_said_its_last_words_is_given_to_nobody_though_it_is_not_
         row = conn.execute("SELECT 'removed_at_the_end'::regclass::oid").fetchone()
     table = "SELECT oid::regclass FROM pg_class WHERE oid = %s"
     with admin.transaction():
-        # It takes its temporary tables with it, and waits for who holds one.
+        # The backend drops its temporary tables and waits for the process that has one locked.
         name = admin.execute(table, row).fetchone()[0]
         admin.execute(f"LOCK TABLE {name} IN ACCESS SHARE MODE")
         admin.execute("SELECT pg_terminate_backend(%s)", [dying])
@@ -106,7 +108,7 @@ def test_a_server_with_an_idle_session_timeout_costs_no_errors(make_pool, backen
 def test_a_connection_that_dies_in_use_is_replaced_and_the_others_are_verified(
     make_pool, proxy, dsn, admin
 ):
-    # Without a keepalive nobody else would look at the silent ones.
+    # Without a keepalive nothing else looks at the silent ones.
     pool = make_pool(
         proxy.dsn(dsn), min_size=4, max_size=4, keepalive_interval=0, probe_timeout=0.2
     )

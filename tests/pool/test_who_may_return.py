@@ -1,4 +1,4 @@
-"""Who may return a connection, and how often."""
+"""Which greenlet may return a connection, and how often."""
 
 from __future__ import annotations
 

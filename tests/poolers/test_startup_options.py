@@ -60,7 +60,7 @@ def test_so_is_a_parameter_of_another_kind(pooler, monkeypatch):
         geventpg.Connection.connect(pooler.dsn)
 
 
-def test_those_who_wait_for_a_pool_are_told_at_once(make_pool, pooler):
+def test_the_waiters_of_a_pool_are_told_at_once(make_pool, pooler):
     pool = make_pool(pooler.dsn, kwargs={"options": OPTIONS}, timeout=30)
     started = time.monotonic()
     with pytest.raises(geventpg.ConnectRejected, match="statement_timeout") as caught:

@@ -209,7 +209,7 @@ def test_after_close_all_the_old_configuration_still_holds(name):
         assert conn.execute("select 1").fetchone() == (1,)
 
 
-def test_after_close_all_nobody_gets_a_connection_of_the_closed_pool(name):
+def test_after_close_all_get_conn_gives_no_connection_of_the_closed_pool(name):
     old = geventpg.get_conn(name)
     old.execute("select 1")
     geventpg.close_all()

@@ -129,7 +129,7 @@ def test_a_raw_greenlet_that_fails_leaves_a_connection_that_works(configure, mon
                 assert conn.execute("select 1").fetchone() == (1,)
 
 
-def test_a_raw_greenlet_that_ended_and_is_still_referred_to_when_others_wait(
+def test_an_ended_raw_greenlet_that_is_still_referred_to_gives_back_when_others_wait(
     configure, all_given_back
 ):
     name = configure(max_size=2, timeout=5)
@@ -142,7 +142,7 @@ def test_a_raw_greenlet_that_ended_and_is_still_referred_to_when_others_wait(
     all_given_back(name)
 
 
-def test_a_raw_greenlet_that_ends_while_somebody_waits_already(configure, all_given_back):
+def test_a_raw_greenlet_that_ends_while_another_waits_gives_back(configure, all_given_back):
     name = configure(max_size=1, timeout=10)
     go = gevent.event.Event()
     holding = gevent.event.Event()

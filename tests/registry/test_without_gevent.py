@@ -166,7 +166,7 @@ with geventpg.get_conn() as conn:
 geventpg.release_conn()
 wait_until(all_back)
 with psycopg.connect(sys.argv[1], autocommit=True) as admin, admin.transaction():
-    # It takes its temporary tables with it, and waits for who holds one.
+    # The backend drops its temporary tables and waits for the process that has one locked.
     name = admin.execute("select oid::regclass from pg_class where oid = %s", row).fetchone()[0]
     admin.execute(f"lock table {name} in access share mode")
     admin.execute("select pg_terminate_backend(%s)", [dying])
@@ -175,7 +175,7 @@ with psycopg.connect(sys.argv[1], autocommit=True) as admin, admin.transaction()
     with geventpg.get_conn() as conn:
         assert conn.execute("select pg_backend_pid()").fetchone() != (dying,)
 """,
-    "a server that stays away is a time-out when nobody is left": """
+    "a server that stays away is a time-out when no connection is left": """
 geventpg.close_all()
 geventpg.configure(sys.argv[1], min_size=1, max_size=1, timeout=0.2)
 pool = geventpg.get_pool()

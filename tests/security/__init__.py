@@ -1,1 +1,1 @@
-"""What SECURITY.md promises: TLS, secrets that stay secret, options that nobody smuggles in."""
+"""What SECURITY.md promises: TLS, secrets that stay secret, options that cannot be smuggled in."""

@@ -44,7 +44,7 @@ def hostile_values(rng, count):
 
 
 class Plain(psycopg.Connection):
-    """A connection class of a user who knows nothing of geventpg."""
+    """A connection class that was written without geventpg."""
 
 
 def through_connect(conninfo, values):

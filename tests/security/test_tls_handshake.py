@@ -1,4 +1,4 @@
-"""A slow handshake delays those who wait for that connection, and nobody else."""
+"""A slow handshake delays the waiters of that connection, and no others."""
 
 from __future__ import annotations
 

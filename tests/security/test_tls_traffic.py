@@ -42,7 +42,7 @@ def some_sizes(rng):
 ROWS = "select repeat('x', %s) from generate_series(1, %s)"
 
 
-def test_results_of_all_sizes_arrive_and_nobody_waits_for_what_openssl_has(conn, rng):
+def test_results_of_all_sizes_arrive_and_no_greenlet_waits_for_what_openssl_has(conn, rng):
     assert conn.pgconn.ssl_in_use
     for size, count in some_sizes(rng):
         with gevent.Timeout(10, AssertionError(f"{count} rows of {size} bytes did not arrive")):
@@ -143,7 +143,7 @@ def test_a_killed_greenlets_statement_is_cancelled_on_the_server(tls_dsn, open_p
         assert conn.execute("select pg_backend_pid()").fetchone()[0] == before.pid
 
 
-def test_a_notification_reaches_who_waits_for_it(conn):
+def test_a_notification_reaches_the_greenlet_that_waits_for_it(conn):
     conn.execute("listen news")
 
     def notify():

@@ -1,4 +1,4 @@
-"""Who TLS trusts: the name that was asked for, under an authority that was named, or nobody."""
+"""TLS trusts the name that was asked for, under an authority that was named, and no other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TROUBLES = {
     "missing authority": ({"sslrootcert": "missing"}, "root certificate file .* does not exist"),
     "expired certificate": ({"cert": "expired"}, "certificate verify failed"),
     "no client certificate": ({"user": "certy"}, "requires a valid client certificate"),
-    "a client certificate for somebody else": (
+    "a client certificate for another user": (
         {"user": "certy", "client": "else"},
         "certificate authentication failed",
     ),
@@ -171,9 +171,7 @@ def test_a_pool_that_tls_refused_works_when_the_certificate_was_mended(tls, tls_
     wait_until(works, timeout=15)
 
 
-def test_a_certificate_that_expires_does_not_disturb_those_who_are_connected(
-    tls, tls_dsn, open_pool
-):
+def test_a_certificate_that_expires_does_not_disturb_open_connections(tls, tls_dsn, open_pool):
     pool = open_pool(tls_dsn, min_size=1, max_size=1)
     pool.wait(10)
     tls.present(tls.expired())
@@ -190,7 +188,7 @@ def test_a_certificate_that_expires_does_not_disturb_those_who_are_connected(
 )
 def test_other_demands_are_met(tls, open_pool, parameters):
     if parameters.get("sslmode"):
-        tls.present(tls.ca.issue_cert("db.example"))  # nobody asks for the name
+        tls.present(tls.ca.issue_cert("db.example"))  # the client does not ask for the name
     pool = open_pool(tls.conninfo(**parameters))
     with pool.connection() as conn:
         assert conn.execute(IN_USE).fetchone()[0] is True

@@ -69,7 +69,7 @@ def test_many_greenlets_share_few_connections(make_engine, backends):
     assert engine.pool.connection_pool.get_stats()["requests_queued"] > 0
 
 
-def test_a_slow_statement_keeps_nobody_else_waiting(engine):
+def test_a_slow_statement_keeps_no_other_greenlet_waiting(engine):
     slow = gevent.spawn(lambda: engine.connect().execute(text("SELECT pg_sleep(5)")))
     with engine.connect() as conn:
         assert pid_of(conn)
@@ -159,7 +159,7 @@ def test_who_waits_too_long_gets_sqlalchemys_timeout_error(make_engine):
         assert counts(engine.pool.connection_pool).waiting == 0
 
 
-def test_with_a_time_out_of_zero_nobody_waits_for_others(make_engine):
+def test_with_a_time_out_of_zero_no_checkout_waits(make_engine):
     engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0)
     with engine.connect(), gevent.Timeout(10), pytest.raises(exc.TimeoutError):
         engine.connect()
@@ -426,7 +426,7 @@ def test_a_pool_that_was_disposed_of_by_itself_goes_on(engine, backends):
     engine.connect().close()
 
 
-def test_an_engine_that_nobody_has_any_more_leaves_no_backend(dsn, backends):
+def test_an_engine_that_is_collected_leaves_no_backend(dsn, backends):
     engine = create_engine(
         "postgresql+geventpg://", connect_args=dict(psycopg.conninfo.conninfo_to_dict(dsn))
     )
@@ -453,7 +453,7 @@ def test_a_connection_that_was_dropped_is_cleaned_by_the_pool(engine, where):
     if where == "here":
         drop()
     else:
-        gevent.get_hub().loop.run_callback(drop)  # where nobody can wait
+        gevent.get_hub().loop.run_callback(drop)  # where waiting is impossible
     wait_until(lambda: engine.pool.checkedin() == 1)
     with engine.connect() as conn:
         assert pid_of(conn) == pid

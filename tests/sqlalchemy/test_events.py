@@ -135,7 +135,7 @@ def test_a_record_invalidated_while_it_is_idle_is_not_handed_out(make_engine, so
         assert pid_of(conn) != first
 
 
-def test_a_connection_closed_by_somebody_while_it_is_idle_is_not_handed_out(make_engine):
+def test_an_idle_connection_that_was_closed_is_not_handed_out(make_engine):
     engine = make_engine(pool_size=1, max_overflow=0)
     with engine.connect() as conn:
         driver_connection = conn.connection.driver_connection
@@ -185,7 +185,7 @@ def test_close_is_told_of_what_the_pool_behind_closes(make_engine, admin):
     assert heard.count("close") == 4
 
 
-def test_a_close_listener_that_fails_or_waits_harms_nobody(make_engine, admin):
+def test_a_close_listener_that_fails_or_waits_disturbs_no_checkout(make_engine, admin):
     engine = make_engine()
     reached = []
 

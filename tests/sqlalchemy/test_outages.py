@@ -57,7 +57,7 @@ def test_who_has_ended_them_does_not_meet_them_next(engine):
             assert pid_of(other) not in {first, second, third}
 
 
-def test_an_outage_is_bridged_by_those_who_wait(make_engine, embedded_pg, application_name):
+def test_waiters_outlast_an_outage(make_engine, embedded_pg, application_name):
     parameters = {**conninfo_to_dict(embedded_pg.dsn), "application_name": application_name}
     engine = make_engine(connect_args=parameters, pool_timeout=30)
     fill(engine, 3)

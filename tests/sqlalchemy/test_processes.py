@@ -56,7 +56,7 @@ from gevent._hub_local import get_hub_if_exists
 assert get_hub_if_exists() is None
 assert engine.pool.connection_pool is None
 assert engine.pool.checkedin() <= 2 and engine.pool.checkedout() == 0
-# -- without gevent nobody meets a backend that was ended while it was idle
+# -- without gevent no caller meets a backend that was ended while it was idle
 terminate(fill(engine))
 assert len(fill(engine)) == 2
 # -- without gevent a refused connection is told of at once

@@ -147,7 +147,7 @@ def test_a_url_that_names_a_server_too_is_refused(make_engine, named_pool):
 
 def test_a_busy_shared_pool_is_sqlalchemys_timeout_error(make_engine, named_pool):
     pool = geventpg.get_pool(named_pool)
-    give_back(pool, hold_all(pool, 3))  # so that nobody has to connect in that time
+    give_back(pool, hold_all(pool, 3))  # so that no caller has to connect in that time
     engine = make_engine(pool_name=named_pool, pool_timeout=0.05)
     conns = [engine.connect() for _ in range(3)]
     with pytest.raises(exc.TimeoutError):

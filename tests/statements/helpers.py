@@ -25,7 +25,7 @@ def warm_up(pool: Any) -> None:
 
 
 def echo(pool: Any, **options: Any) -> bool:
-    """Send a number that nobody else sends; return whether that is the answer."""
+    """Send a number that no other statement sends; return whether that is the answer."""
     number = next(_numbers)
     return bool(pool.fetch_val(ECHO, (number,), **options) == number)
 

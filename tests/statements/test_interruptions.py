@@ -1,4 +1,4 @@
-"""A greenlet that is killed or times out abandons its answer, and nobody else notices."""
+"""A greenlet that is killed or times out abandons its answer, and no other greenlet notices."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_killed_greenlet_with_an_unsettled_connection_leaves_no_statement_runn
     assert echo(pool)
 
 
-def test_a_dumper_or_loader_that_switches_confuses_nobody(make_pool):
+def test_a_dumper_or_loader_that_switches_mixes_up_no_answers(make_pool):
     class Slow(int):
         pass
 

@@ -128,7 +128,7 @@ def test_closed_it_answers_what_was_sent_and_refuses_the_rest(make_pool, done, b
     wait_until(lambda: not backends())
 
 
-def test_closed_those_who_wait_for_a_connection_are_told(make_pool):
+def test_waiters_of_a_closed_pool_are_told(make_pool):
     pool = make_pool(max_size=1)
     with pool.connection():
         waiting = [Attempt(echo, pool) for _ in range(3)]
@@ -138,7 +138,7 @@ def test_closed_those_who_wait_for_a_connection_are_told(make_pool):
             assert type(one.join().error) is geventpg.PoolClosed
 
 
-def test_cut_off_nobody_waits_on_and_nothing_is_left_running(pool, backends, admin):
+def test_after_an_abort_no_greenlet_waits_on_and_nothing_is_left_running(pool, backends, admin):
     slow = Attempt(pool.fetch_val, "select pg_sleep(60)")
     behind = [Attempt(echo, pool) for _ in range(5)]
     wait_until(lambda: sleeping(admin))
@@ -195,7 +195,7 @@ def test_a_raw_greenlet_may_ask_too(pool):
     wait_until(lambda: answers == [True])
 
 
-def test_errors_that_end_raw_greenlets_hurt_nobody_else(pool, capsys):
+def test_errors_that_end_raw_greenlets_disturb_no_other_greenlet(pool, capsys):
     import greenlet
 
     def fail():
@@ -212,7 +212,7 @@ def test_errors_that_end_raw_greenlets_hurt_nobody_else(pool, capsys):
     assert capsys.readouterr().err.count("LookupError: of a raw greenlet") == 20
 
 
-def test_a_pool_that_nobody_closes_can_be_collected(dsn):
+def test_a_pool_that_is_not_closed_can_be_collected(dsn):
     pool = geventpg.Pool(dsn, min_size=1, max_size=2, open=True)
     assert all_true(echoes(pool, 5))
     reference = weakref.ref(pool)
@@ -279,7 +279,7 @@ def test_connections_that_the_pool_closes_are_freed_with_all_that_is_known_of_th
         gc.enable()
 
 
-def test_whoever_uses_a_shared_connection_in_secret_takes_turns_with_the_others(pool):
+def test_a_greenlet_that_uses_a_shared_connection_directly_takes_turns_with_the_statements(pool):
     answers = []
 
     def secretive(cursor):

@@ -45,7 +45,7 @@ def test_a_terminated_backend_says_what_is_known(pool, backends, admin, done):
     wait_until(lambda: at_rest(pool))
 
 
-def test_idle_connections_that_end_are_nobodys_problem(pool, admin, backends):
+def test_idle_connections_that_end_fail_no_statement(pool, admin, backends):
     ended = 0
     for _ in range(3):
         assert all_true(echoes(pool, 10))
@@ -73,7 +73,7 @@ def test_a_connection_closed_between_two_statements_of_a_greenlet_costs_neither(
     wait_until(lambda: at_rest(pool))
 
 
-def test_a_connection_that_statements_share_is_returned_by_nobody_else(make_pool, admin):
+def test_a_connection_that_statements_share_cannot_be_returned_by_a_greenlet(make_pool, admin):
     pool = make_pool(min_size=1, max_size=1)
     warm_up(pool)
     with pool.connection() as conn:

@@ -59,7 +59,7 @@ def test_they_are_told_without_their_parameters(measured, done):
     assert done("hunter2") == [1]
 
 
-def test_those_that_nobody_waits_for_any_more_are_told_with_the_reason(measured, admin):
+def test_statements_whose_caller_is_gone_are_told_with_the_reason(measured, admin):
     pool, told = measured
     killed = Attempt(pool.fetch_val, "select pg_sleep(60)")
     wait_until(lambda: sleeping(admin))

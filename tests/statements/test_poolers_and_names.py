@@ -77,7 +77,7 @@ def test_a_pooler_that_dies_loses_what_was_sent_and_nothing_else(make_pool, pool
 
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("lost", ["a result", "the end of an answer"])
-def test_a_lost_answer_is_found_out_and_nobody_gets_that_of_another(
+def test_a_lost_answer_is_found_out_and_no_caller_gets_that_of_another(
     make_pool, monkeypatch, lost, idempotent
 ):
     pool = make_pool(max_size=2)

@@ -27,7 +27,7 @@ _marks = itertools.count()
 
 
 def statement(rng):
-    """Return a statement, its parameters, and options; the answer holds what nobody else asks."""
+    """Return a statement, its parameters, and options; no two statements have the same answer."""
     mark = f"{os.getpid()}.{next(_marks)}"
     kind = rng.random()
     options = {

@@ -1,4 +1,4 @@
-"""A slow statement holds up those that were sent behind it, and nobody else."""
+"""A slow statement delays those that were sent behind it, and no others."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_those_behind_a_slow_statement_are_not_held_up_for_long(make_pool, admin
     for one in fast:
         one.join()
     assert all(one.result is True for one in fast)
-    # It goes on, where it is in nobody's way.
+    # It goes on where it delays no other statement.
     assert not slow.over
     wait_until(lambda: sleeping(admin))
     wait_until(lambda: stats(pool).spilled == 1)
@@ -117,7 +117,7 @@ def test_a_statement_that_holds_up_others_is_executed_once_and_so_are_they(pool,
     assert done("c") == list(range(10, 60))
 
 
-def test_with_one_connection_in_all_everybody_gets_through(make_pool):
+def test_with_one_connection_in_all_every_statement_gets_through(make_pool):
     pool = make_pool(max_size=1)
 
     def checkout(number):
@@ -135,7 +135,7 @@ def test_with_one_connection_in_all_everybody_gets_through(make_pool):
     assert all_true(greenlets)
 
 
-def test_those_who_wait_for_a_connection_get_the_one_that_statements_keep_busy(make_pool):
+def test_waiters_get_the_connection_that_statements_keep_busy(make_pool):
     pool = make_pool(max_size=1)
     stop = False
 
@@ -168,7 +168,7 @@ def test_no_more_connections_than_the_option_says_carry_statements(make_pool, nu
     assert most >= number  # more only while one of them is held up
 
 
-def test_large_parameters_and_results_hold_nobody_up_and_end_well(pool):
+def test_large_parameters_and_results_delay_no_other_statement_and_end_well(pool):
     text = "äx" * 500_000
 
     def large(number):

@@ -50,7 +50,7 @@ def check_invariants(pool: Any) -> list[str]:
     while counts(pool).waiting and time.monotonic() < deadline:
         time.sleep(0.005)
     if counts(pool).waiting:
-        problems.append(f"somebody still waits: {pool!r}")
+        problems.append(f"a greenlet still waits: {pool!r}")
     elif not pool.closed and _server_answers(pool):
         problems += check_every_slot(pool)
     return problems

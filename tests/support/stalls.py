@@ -35,11 +35,11 @@ class HubTicker:
     """A greenlet that wants to run every millisecond and notes when it could not.
 
     Linux counts for each thread how long it waited for a processor (the second number of
-    ``schedstat``): that part of a stall is the machine's, the rest is somebody's who held the hub.
-    What a hypervisor takes is not in that number. It shows when nobody slept (each sleep is a
-    voluntary context switch) except the hub in its poll: then who held the hub was computing, and
-    what is longer than our thread's own time on a processor is the machine's too. Where there is
-    no such file everything counts as ours. What exists already is put out of the garbage
+    ``schedstat``): that part of a stall is the machine's, the rest is of code that held the hub.
+    What a hypervisor takes is not in that number. It shows when no thread slept (each sleep is a
+    voluntary context switch) except the hub in its poll: then the code that held the hub was
+    computing, and what is longer than our thread's own time on a processor is the machine's too.
+    Where there is no such file everything counts as ours. What exists already is put out of the garbage
     collector's sight meanwhile: a full collection of all that a test runner has loaded takes
     50 ms and more, and says nothing about the pool.
     """
@@ -77,13 +77,13 @@ class HubTicker:
         gc.unfreeze()
 
     def forget(self) -> None:
-        """Forget the stalls until now, and that of whoever holds the hub just now."""
+        """Drop the stalls until now, the one that is under way included."""
         gevent.sleep(2 * _INTERVAL)
         self.stalls.clear()
 
     @property
     def longest(self) -> float:
-        """The longest time (s) that somebody of this process held the hub."""
+        """The longest time (s) that code of this process held the hub."""
         return max((stall.ours for stall in self.stalls), default=0.0)
 
     def machine_between(self, since: float, until: float) -> float:
@@ -93,7 +93,7 @@ class HubTicker:
         )
 
     def any_between(self, since: float, until: float) -> float:
-        """Return how long (s) the hub did not run in that time, whoever is to blame."""
+        """Return how long (s) the hub did not run in that time, for whatever reason."""
         return sum(
             min(stall.until, until) - max(stall.since, since)
             for stall in self.stalls

@@ -106,7 +106,7 @@ def test_a_stopped_server_refuses_connections_and_names_its_state(embedded_pg):
     assert "stopped" in repr(embedded_pg)
 
 
-def test_nobody_else_gets_the_port_of_a_server_that_is_down(embedded_pg):
+def test_no_other_program_gets_the_port_of_a_server_that_is_down(embedded_pg):
     embedded_pg.kill()
     with socket.socket() as somebody, pytest.raises(OSError, match="in use"):
         somebody.bind((embedded_pg.host, embedded_pg.port))
@@ -116,7 +116,7 @@ def test_nobody_else_gets_the_port_of_a_server_that_is_down(embedded_pg):
 
 
 def test_the_process_id_of_a_killed_server_is_forgotten(embedded_pg):
-    """Whoever gets it next must not be signalled when this process is killed."""
+    """The next process of that number must not be signalled when this process is killed."""
     pid_file = embedded_pg.directory / "data" / "postmaster.pid"
     assert pid_file.read_text().startswith(f"{embedded_pg.pid}\n")
     embedded_pg.kill()

@@ -23,7 +23,7 @@ from tests.support.sockets import (
 )
 
 Ends = tuple[socket.socket, socket.socket]
-PAYLOAD = os.urandom(3_000_000)  # more than the kernel keeps of a connection that nobody reads
+PAYLOAD = os.urandom(3_000_000)  # more than the kernel keeps of a connection that is not read
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_slow_reader_gets_all_bytes_before_the_reset(proxy, open_ends):
 
 
 def test_unread_bytes_do_not_make_a_polite_end_lose_what_was_forwarded(proxy, open_ends):
-    """The kernel answers bytes that nobody has read with a reset, which throws away the rest."""
+    """The kernel answers unread bytes with a reset, which throws away the rest."""
     client, server = open_ends()
     sender = gevent.spawn(send_until_refused, server, PAYLOAD)
     gevent.sleep(SILENCE)  # the kernel's buffers are full now

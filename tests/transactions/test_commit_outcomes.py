@@ -105,7 +105,7 @@ def test_a_commit_cut_off_while_the_server_is_still_at_it_is_waited_for(
     admin.execute("drop function hold cascade")
 
 
-def test_a_commit_that_nobody_can_tell_of_is_unknown_and_not_repeated(
+def test_a_commit_whose_outcome_cannot_be_looked_up_is_unknown_and_not_repeated(
     name, proxy, notes, monkeypatch
 ):
     monkeypatch.setattr(look_up, "__defaults__", (0.3,))
@@ -115,7 +115,7 @@ def test_a_commit_that_nobody_can_tell_of_is_unknown_and_not_repeated(
     def work(conn):
         attempts.append(conn)
         conn.execute(INSERT, ("perhaps",))
-        proxy.cut_after(0)  # nobody connects any more
+        proxy.cut_after(0)  # the proxy lets no more connections through
         proxy.cut_next(length - 1, "from_server")
 
     with pytest.raises(geventpg.CommitUnknown, match="committed or not") as caught:
@@ -125,7 +125,7 @@ def test_a_commit_that_nobody_can_tell_of_is_unknown_and_not_repeated(
     proxy.cut_after(None)
 
 
-def test_an_idempotent_transaction_is_repeated_when_nobody_can_tell(
+def test_an_idempotent_transaction_is_repeated_when_its_outcome_is_unknown(
     name, proxy, notes, monkeypatch
 ):
     monkeypatch.setattr("geventpg.connection.commit.look_up", lambda *_args: Outcome.UNKNOWN)

@@ -51,7 +51,7 @@ def test_a_unit_cut_anywhere_around_its_commit_ends_as_reported(name, proxy, not
     assert repeatable
 
 
-def test_a_unit_that_nobody_can_tell_of_is_unknown(name, notes, proxy, monkeypatch):
+def test_a_unit_whose_outcome_cannot_be_looked_up_is_unknown(name, notes, proxy, monkeypatch):
     monkeypatch.setattr("geventpg.connection.commit.look_up", lambda *_args: Outcome.UNKNOWN)
     know_the_server(name)
     with pytest.raises(geventpg.CommitUnknown) as caught, unit_of_work():

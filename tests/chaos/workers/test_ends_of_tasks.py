@@ -22,7 +22,7 @@ def finish(crowd, tasks):
 
 def test_revoked_tasks_end_in_every_phase_and_the_others_succeed(crowd):
     victims = crowd.fill(FOREVER)
-    # Those who wait: half of them are revoked too, the others get the connections.
+    # Half of the waiting tasks are revoked too; the others get the connections.
     victims += crowd.queue(WAITING // 2, FOREVER)
     others = crowd.queue(WAITING // 2, 0.05)
     since = time.monotonic()

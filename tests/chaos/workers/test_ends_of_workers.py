@@ -87,7 +87,7 @@ def test_a_killed_worker_commits_nothing_but_what_was_at_its_commit(crowd, done_
     # The server looks at its clients' sockets when their statements end.
     wait_until(lambda: not crowd.worker.backends(), timeout=stay + 6, interval=0.02)
     took = time.monotonic() - since
-    # A COMMIT that the server has is carried out; nobody is told of it.
+    # A COMMIT that the server has is carried out; no worker is left to hear of it.
     committing = [task for task in sent if task.holds and task.kind == "commit"]
     others = [task for task in sent if task not in committing]
     ends = crowd.judge(done_before + others)

@@ -33,7 +33,7 @@ def test_a_thousand_parameters_and_results_of_60_kb_arrive(pool, atomic):
         results = pool.send_batch(batch, atomic=atomic)
     assert len(results) == COUNT
     assert all(result.rows == [(LARGE,)] for result in results)
-    assert ticker.ticks >= 5  # others ran meanwhile, those who wait for a timer too
+    assert ticker.ticks >= 5  # other greenlets ran meanwhile, those that wait for a timer too
     check_pool(pool)
 
 

@@ -1,4 +1,4 @@
-"""Prepared statements of a batch: made, lost, stale, and what it takes for nobody to notice."""
+"""Prepared statements of a batch: made, lost, stale, and what it takes for no caller to notice."""
 
 from __future__ import annotations
 

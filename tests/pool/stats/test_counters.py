@@ -106,7 +106,7 @@ def test_refused_credentials_are_counted(make_pool, dsn):
     pool.close()
 
 
-def test_those_who_wait_when_the_pool_is_closed_count_as_nothing_else(make_pool):
+def test_waiters_of_a_pool_that_is_closed_are_counted_once(make_pool):
     pool = make_pool(max_size=1)
     with pool.connection():
         waiter = gevent.spawn(pool.getconn, 10)

@@ -1,4 +1,4 @@
-"""Who holds, who waits, and what runs: found out when somebody asks."""
+"""The holders, the waiters, and what runs: found out when the program asks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 SECRET = "hunter2"
 
 
-def test_nobody_holds_a_connection_of_a_fresh_pool(make_pool):
+def test_a_fresh_pool_has_no_holders(make_pool):
     pool = make_pool()
     assert pool.holders() == pool.waiters() == ()
 
@@ -181,7 +181,7 @@ def test_what_a_greenlet_works_on_can_be_nested_and_ends_with_the_block(make_poo
 
 @pytest.mark.parametrize("has_to_wait", [False, True])
 def test_the_pool_does_not_keep_a_greenlet_that_holds_a_connection(make_pool, has_to_wait):
-    """A raw greenlet that nobody refers to ends, and gives back what it has."""
+    """A raw greenlet without references ends, and gives back what it has."""
     import greenlet
 
     pool = make_pool(min_size=0 if has_to_wait else 1)

@@ -41,7 +41,7 @@ def test_the_life_of_a_connection_is_told_in_order(listen):
     conn = pool.getconn()
     conn.close()
     pool.putconn(conn)
-    # Told of when it is in the pool, which may be after it was handed to who waits.
+    # Told of when it is in the pool, which may be after it was handed to a waiter.
     assert [kind for kind in told.kinds() if kind != "connected"] == [
         *("waited", "checked_out", "statement", "returned"),
         *("checked_out", "retired", "returned"),
@@ -141,7 +141,7 @@ def test_a_listener_can_be_removed(listen):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_listener_that_fails_is_logged_once_and_hurts_nobody(listen, kind, caplog):
+def test_a_listener_that_fails_is_logged_once_and_disturbs_no_checkout(listen, kind, caplog):
     pool, told = listen()
 
     def fail(event):
