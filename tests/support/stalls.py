@@ -39,9 +39,9 @@ class HubTicker:
     What a hypervisor takes is not in that number. It shows when no thread slept (each sleep is a
     voluntary context switch) except the hub in its poll: then the code that held the hub was
     computing, and what is longer than our thread's own time on a processor is the machine's too.
-    Where there is no such file everything counts as ours. What exists already is put out of the garbage
-    collector's sight meanwhile: a full collection of all that a test runner has loaded takes
-    50 ms and more, and says nothing about the pool.
+    Where there is no such file everything counts as ours. What exists already is put out of the
+    garbage collector's sight meanwhile: a full collection of all that a test runner has loaded
+    takes 50 ms and more, and says nothing about the pool.
     """
 
     def __init__(self) -> None:
