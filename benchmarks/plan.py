@@ -105,7 +105,7 @@ MEASURES: dict[str, Measure] = {
         ),
         Measure(
             name="checkout",
-            title="Checkout and return, nobody competing",
+            title="Checkout and return, without competition",
             counted="greenlets",
             counts=(1,),
             short_counts=(1,),

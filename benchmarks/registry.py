@@ -1,4 +1,4 @@
-"""The peers: who they are, where they live, what they need, what they take part in."""
+"""The peers: their names, where they live, what they need, what they take part in."""
 
 from __future__ import annotations
 

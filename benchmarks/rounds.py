@@ -1,7 +1,7 @@
 """Interleaved rounds: in every round every cell is measured with every peer, one after the other.
 
 The machine's mood (neighbours, temperature, cache) then falls on all peers alike, and a ratio
-compares samples that were taken seconds apart. The order rotates, so nobody is always first.
+compares samples that were taken seconds apart. The order rotates, so that no peer is always first.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class OptionError(psycopg.ProgrammingError, ValueError, TypeError):
 
 
 class NotConfigured(psycopg.ProgrammingError):
-    """A named pool was asked for that nobody configured."""
+    """A named pool was asked for that was not configured."""
 
 
 class ConnectRejected(PoolTimeout):
@@ -70,10 +70,10 @@ class WrongHub(psycopg.InterfaceError):
 
 
 class CommitUnknown(psycopg.OperationalError):
-    """The connection was lost while COMMIT was under way, and nobody can tell the outcome.
+    """The connection was lost while COMMIT was under way, and its outcome is unknown.
 
     The transaction is either committed as a whole or not at all. It is never repeated by
-    itself: whoever does must know that doing it twice is harmless. The error that ended the
+    itself: code that repeats it must know that doing it twice is harmless. The error that ended the
     connection is the ``__cause__``. In a batch whose statements are transactions of their own
     it is the error of each that was sent and whose answer never came.
     """
@@ -84,7 +84,7 @@ class StatementTimeout(CommitUnknown, QueryCanceled):
 
     It is executed and committed, or will be, or not. The server is asked to cancel it. It is a
     ``QueryCanceled``, which is what the server's own ``statement_timeout`` raises, and a
-    `CommitUnknown`, because here nobody waited for what became of it.
+    `CommitUnknown`, because here no caller waited for its outcome.
     """
 
 

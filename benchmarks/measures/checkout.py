@@ -1,4 +1,4 @@
-"""One greenlet checks out and returns: what the pool itself costs when nobody competes."""
+"""One greenlet checks out and returns: what the pool itself costs without competition."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def measure(driver: PoolDriver, job: Job) -> Sample:
 
 
 def nanoseconds_per_cycle(cycles: Callable[[], None], seconds: float) -> float:
-    """The median over many short blocks: whoever else uses the machine disturbs few of them."""
+    """The median over many short blocks: other users of the machine disturb few of them."""
     cycles()
     blocks = []
     end = perf_counter() + seconds

@@ -23,13 +23,13 @@ from benchmarks.workload import random_key, require
 FEW = 100
 
 SETTLED = 0.02
-"""Seconds after which those are at work, or waiting, who are to be."""
+"""Seconds after which the users are at work, or waiting, as they are to be."""
 
 TURN = 0.05
 
 
 class Crowd:
-    """Users of whom all are at work, or only the first."""
+    """Users: all of them are at work, or only the first."""
 
     def __init__(self, driver: Driver, number: int) -> None:
         self._query = driver.query

@@ -1,4 +1,4 @@
-"""A checkout that has to queue: how much it costs with so many others waiting.
+"""A checkout that has to queue: how much it costs with a number of others waiting.
 
 The pool has one connection, and one greenlet more than ``count`` wants it. Each checks out,
 returns, lets the others run and queues again, so that ``count`` wait at any time until the end.

@@ -1,6 +1,6 @@
 """pgbench, PostgreSQL's own load generator in C: the limit of server and machine.
 
-``-M prepared -c 20 -j 1`` with the same statement as everybody else on the same table, which is
+``-M prepared -c 20 -j 1`` with the same statement as all peers on the same table, which is
 what its built-in ``-S`` does on a table of its own. It has no pool: each client has its own
 connection, so there are never more clients than connections.
 """

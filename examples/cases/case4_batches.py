@@ -121,7 +121,7 @@ def check(
 
 
 def cut(table: Comparison, way: str, server: Server, step: int) -> None:
-    """Cut the connection after every so many bytes of the answer."""
+    """Cut the connection after each possible number of bytes of the answer, in steps."""
     with (
         TcpProxy(server.postgres.host, server.postgres.port) as proxy,
         pool_of(way, proxy.dsn(server.conninfo(way)), size=1) as pool,

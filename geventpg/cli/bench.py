@@ -102,7 +102,7 @@ def bench(
 
 @discreet
 def _check_table(dsn: str, table: str) -> None:
-    """Refuse to drop a table that is somebody's, or to begin without a server."""
+    """Refuse to drop a table that is not the benchmark's, or to begin without a server."""
     try:
         with psycopg.connect(dsn, connect_timeout=5, autocommit=True) as conn:
             row = conn.execute("SELECT to_regclass(%s)::text", [table]).fetchone()

@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Held:
-    """Somebody who has a connection."""
+    """One holder of a connection."""
 
     worker: str
     pid: int

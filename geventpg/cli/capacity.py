@@ -67,7 +67,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a number of connections means for those who use them. Times in seconds."""
+    """What a number of connections means for their users. Times in seconds."""
 
     connections: int
     utilisation: float

@@ -73,7 +73,7 @@ class ErlangC:
 
     @cached_property
     def waiting_share(self) -> float:
-        """See `Queue`: Erlang's C formula, by way of the recursion for his B formula."""
+        """See `Queue`: Erlang's C formula, by way of the recursion for the B formula."""
         load = self.offered
         if load >= self.servers:
             return 1.0
@@ -147,7 +147,7 @@ class FiniteSource:
         return max(self._mean_present / self.throughput - self.service, 0.0)
 
     def waits_longer(self, seconds: float) -> float:
-        """See `Queue`: who finds n present waits until n - c + 1 of them are gone."""
+        """See `Queue`: a task that finds n present waits until n - c + 1 of them are gone."""
         ends = self.servers * seconds / self.service
         waiting = {n: share for n, share in self._found.items() if n >= self.servers}
         first = min(waiting, default=0) - self.servers
@@ -205,7 +205,7 @@ def poisson_at_most(count: int, mean: float) -> float:
 def _states(sources: int, servers: int, service: float, think: float) -> dict[int, float]:
     """Return how probable each number of greenlets with or waiting for a connection is."""
     if think == 0:
-        return {sources: 1.0}  # nobody ever does anything else
+        return {sources: 1.0}  # no task ever does anything else
     ratio = math.log(service / think)
     weight, best, weights = 0.0, 0.0, [0.0]
     for present in range(1, sources + 1):

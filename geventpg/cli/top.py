@@ -54,9 +54,9 @@ NOBODY = (
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="How many of those who hold a connection to show, the longest first.",
+    help="How many holders of a connection to show, the longest first.",
 )
-@click.option("-n", "--count", type=click.IntRange(min=1), help="Look so many times, then end.")
+@click.option("-n", "--count", type=click.IntRange(min=1), help="Look N times, then end.")
 @click.option("--plain", is_flag=True, help="Print lines also on a terminal.")
 def top(
     *,

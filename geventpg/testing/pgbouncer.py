@@ -1,4 +1,4 @@
-"""A PgBouncer in front of a server, for the tests of whoever has one in production."""
+"""A PgBouncer in front of a server, for the tests of programs that have one in production."""
 
 from __future__ import annotations
 

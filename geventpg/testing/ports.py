@@ -1,4 +1,4 @@
-"""Choosing TCP ports that stay ours while nobody listens on them."""
+"""Choosing TCP ports that stay ours while no socket listens on them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _random = random.SystemRandom()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port on *host* that nobody uses now, below the system's ephemeral range.
+    """Return a port on *host* that is free now, below the system's ephemeral range.
 
     A port from the ephemeral range is a trap for tests that take a server down: the kernel may give
     it to the client that is just reconnecting, which then finds itself connected to itself.
-    Somebody else may still take the port before the caller binds it: be ready to try another one,
+    Another program may still take the port before the caller binds it: be ready to try another one,
     or use :func:`reserve_port`.
     """
     with reserve_port(host) as sock:
@@ -26,9 +26,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 def reserve_port(host: str = "127.0.0.1") -> socket.socket:
     """Return a socket that holds a port as :func:`free_port` chooses it, and never listens.
 
-    Until it is closed nobody is given the port, neither by the kernel nor by these functions, but a
-    server that binds it with ``SO_REUSEADDR``, as servers do, gets it, any number of times. Only
-    Linux lets it.
+    Until it is closed, neither the kernel nor these functions give the port away. A server that
+    binds it with ``SO_REUSEADDR``, as servers do, gets it, any number of times. Only Linux lets
+    it.
     """
     try:
         first_ephemeral = int(_EPHEMERAL_RANGE.read_text().split()[0])

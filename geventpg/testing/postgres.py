@@ -30,7 +30,7 @@ StopMode = Literal["smart", "fast", "immediate"]
 
 _SIGNALS: Mapping[str, signal.Signals] = {
     "smart": signal.SIGTERM,  # wait for every client to leave
-    "fast": signal.SIGINT,  # roll back and disconnect everybody
+    "fast": signal.SIGINT,  # roll back and disconnect all clients
     "immediate": signal.SIGQUIT,  # no clean-up: the next start recovers
 }
 _DEFAULT_SETTINGS: Mapping[str, object] = MappingProxyType(
@@ -53,7 +53,7 @@ class EmbeddedPostgres(ServerProcess):
     Use it as a context manager, or call :meth:`start` and :meth:`close`. The server is stopped and
     its directory removed by :meth:`close`, at interpreter exit, and also when this process is
     killed: a small shell process watches for that. A SIGINT to this process's group (Ctrl-C) does
-    not reach the server. Nobody else gets its port while it is down (on Linux).
+    not reach the server. No other program gets its port while it is down (on Linux).
 
     The superuser logs in over TCP with a password (SCRAM) and over the unix socket, whose directory
     is private, without one. Run by root, the server runs as the unprivileged account that the wheel

@@ -76,7 +76,7 @@ class TcpProxy(HelperProcess):
     def blackhole(self) -> None:
         """Throw away every byte, in both directions, as a network does that drops packets.
 
-        TCP itself stays up: nobody hears of an end, new connections are accepted and never
+        TCP itself stays up: neither side hears of an end, new connections are accepted and never
         answered. :meth:`resume` ends that for connections that come later and for those that sent
         nothing meanwhile. A connection that lost a byte (or its end) stays silent for ever, as
         behind a firewall that has forgotten it; its server side stays open when the client has

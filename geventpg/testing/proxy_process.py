@@ -34,7 +34,7 @@ class _Mode(Enum):
 
 @dataclass(frozen=True)
 class _Cut:
-    """The end of a connection, after so many bytes of one direction."""
+    """The end of a connection, after a number of bytes of one direction."""
 
     count: int
     reset: bool
@@ -53,7 +53,7 @@ class _Proxy:
         self.forwarded = {_FROM_CLIENT: 0, _FROM_SERVER: 0}
         self.links: set[_Link] = set()
         self._accepting: asyncio.Task[None] | None = None
-        # Bound but never listening: nobody else can take the port while connections are refused.
+        # Bound but never listening: no program takes the port while connections are refused.
         self._reservation = _bound_socket(port, exclusive=True)
         self._port = port
 
@@ -271,7 +271,7 @@ class _Link:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 else:
                     sock.shutdown(socket.SHUT_WR)
-                    # Bytes that nobody has read would turn the polite end into a reset.
+                    # Unread bytes would turn the polite end into a reset.
                     for _attempt in range(1024):
                         if not sock.recv(_CHUNK):
                             break
@@ -321,13 +321,13 @@ def _undelivered(sock: socket.socket) -> int:
 
 
 def _bound_socket(port: int, exclusive: bool = False) -> socket.socket:
-    """Return a socket bound to *port*, if *exclusive* only if nobody else's is."""
+    """Return a socket bound to *port*, with *exclusive* only if no other socket is."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setblocking(False)
     if not exclusive:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((_HOST, port))
-    # Set only now it keeps out nobody who sets it too, which those who listen here do.
+    # Set only now, it does not keep out sockets that set it too, as those that listen here do.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return sock
 

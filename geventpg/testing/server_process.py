@@ -38,7 +38,7 @@ class ServerProcess(Started):
     Use it as a context manager, or call :meth:`start` and :meth:`close`. The server is stopped and
     its directory removed by :meth:`close`, at interpreter exit, and also when this process is
     killed: a small shell process watches for that. A SIGINT to this process's group (Ctrl-C) does
-    not reach the server. Nobody else gets its port while it is down (on Linux).
+    not reach the server. No other program gets its port while it is down (on Linux).
 
     Run by root, it runs as the unprivileged account that the wheel creates (``pgserver``), or as
     ``nobody`` where no account can be created.
@@ -257,7 +257,7 @@ class ServerProcess(Started):
         self._forget_pid()
 
     def _forget_pid(self) -> None:
-        """Remove the process id of a dead server: the keeper must not signal who gets it next."""
+        """Remove the number of a dead server: the keeper must not signal its next process."""
         if self._base is not None:
             (self._base / self._pid_file).unlink(missing_ok=True)
 

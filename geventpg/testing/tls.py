@@ -18,7 +18,7 @@ _DAYS = "2"
 
 @dataclass(frozen=True)
 class Certificate:
-    """A server's certificate with its key, and whom a client has to trust for it."""
+    """A server's certificate with its key, and the authority that a client has to trust for it."""
 
     names: tuple[str, ...]
     certificate: Path

@@ -9,7 +9,7 @@ from .tasks import count_words
 
 @csrf_exempt
 def notes(request: HttpRequest) -> JsonResponse:
-    """GET: how many notes there are. POST: write one, whose words a worker counts."""
+    """GET: how many notes there are. POST: write one; a worker counts its words."""
     if request.method != "POST":
         return JsonResponse({"notes": Note.objects.count()})
     with transaction.atomic():

@@ -30,7 +30,7 @@ def is_local(host: str) -> bool:
 
 
 def look_at_tls(conn: Connection[Any], parameters: Mapping[str, Any]) -> list[Finding]:
-    """Return findings on encryption and on whom one talks to."""
+    """Return findings on encryption and on the identity of the server."""
     host = conn.info.host
     facts = {"tls": bool(conn.pgconn.ssl_in_use), "host": host}
     if not conn.pgconn.ssl_in_use:

@@ -160,7 +160,7 @@ def _look_at_users(conn: Connection[Any], used: int, limit: int) -> Finding:
 
 
 def look_at_timeouts(statement: str, idle: str, check_interval: str) -> list[Finding]:
-    """Return findings on what ends a statement, and a transaction, that nobody ends."""
+    """Return findings on what ends a statement, or a transaction, that hangs."""
     found: list[Finding] = []
     if statement == "0":
         found.append(
@@ -195,7 +195,7 @@ def look_at_timeouts(statement: str, idle: str, check_interval: str) -> list[Fin
 
 
 def look_at_idle_transactions(conn: Connection[Any], idle_after: float) -> list[Finding]:
-    """Return a warning that names the sessions that sit in a transaction, and who they are."""
+    """Return a warning that names the sessions that sit in a transaction, and their programs."""
     rows = conn.execute(_IDLE_IN_TRANSACTION, [idle_after]).fetchall()
     hidden = conn.execute(_HIDDEN).fetchone()
     found: list[Finding] = []
