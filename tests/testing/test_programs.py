@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from geventpg.testing.programs import (
     require_libpq,
     require_program,
 )
-from tests.support.script import output_of
+from tests.support.script import ROOT, output_of
 from tests.support.system_postgres import find_openssl_server
 
 
@@ -115,6 +116,18 @@ def test_a_child_process_does_not_find_it_either(install, hide):
     assert output_of(source, PATH=path) == f"{os.environ['PATH']}/pgbouncer\n"
     hide("pgbouncer")
     assert output_of(source, PATH=path) == "None\n"
+
+
+def test_nothing_else_looks_for_programs():
+    looking = re.compile(r"shutil\.which|/usr/s[b]in|/usr/lib/(postgresql|rabbitmq)\b")
+    folders = ("geventpg", "celery_integration", "tests", "examples", "benchmarks")
+    found = {
+        path
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if looking.search(path.read_text())
+    }
+    assert found == {Path(programs.__file__)}
 
 
 def test_the_pool_does_not_take_the_variable_for_an_option():
