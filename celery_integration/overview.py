@@ -1,7 +1,7 @@
-"""What one process tells of its pools, and what it does with them when it is told to.
+"""The commands of remote control, as one process executes them on its pools.
 
-Plain values, as they travel through the broker. With gevent it is asked in its own thread; without,
-any thread may ask.
+Their answers are plain values, as they travel through the broker. With gevent the commands are
+called in the pools' own thread; without gevent any thread may call them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from psycopg_pool import ConnectionPool
 from geventpg import Pool, hub
 from geventpg.metrics import view as registry_view
 from geventpg.pool.options import check_sizes
+from geventpg.pool.stats import PoolStats
 from geventpg.registry import pools as registry
 from geventpg.sql.text import shortened
+from geventpg.statements.stats import statistics_of
 
 MOST = 50
-"""Holders, and waiters, that are told of each pool: the longest ones. Counts are complete."""
+"""Maximum of holders, and of waiters, in the answer for each pool: the longest ones. The counts
+are complete."""
 
 LENGTH = 300
-"""Characters of a statement that are told."""
+"""Maximum of characters of a statement in the answer."""
 
 
 def describe() -> dict[str, Any]:
-    """Return this process's pools: sizes, who waits, and who holds what. Does not block."""
+    """Return this process's pools with their statistics, holders and waiters. Does not block."""
     pools = sorted(registry.open_pools().items())
     return {"pid": os.getpid(), "pools": [_describe(name, pool) for name, pool in pools]}
 
@@ -40,7 +43,7 @@ def resize(min_size: int, max_size: int | None = None, pool: str = "default") ->
 
 
 def drain(pool: str = "default") -> dict[str, Any]:
-    """Do `Pool.drain` for the open pool *pool*; return how many connections will be replaced."""
+    """Do `Pool.drain` for the open pool *pool*; return the number of connections it replaces."""
     sizes = _change(pool, lambda opened: opened.drain())
     return {"pid": os.getpid(), "connections": sizes}
 
@@ -70,20 +73,17 @@ def _describe(name: str, pool: ConnectionPool[Any]) -> dict[str, Any]:
     return {
         "pool": name,
         "engine": "geventpg" if isinstance(pool, Pool) else "psycopg_pool",
-        **{name: getattr(stats, name) for name in _NUMBERS},
+        **{
+            one.name: value
+            for one in statistics_of(PoolStats)
+            if isinstance(value := one.of(stats), int | float)
+        },
         "evicted": sum(stats.evicted.values()),
         "wait_ms": counters.get("requests_wait_ms", 0),
         "held_ms": counters.get("usage_ms", 0),
         "holders": _first(holder.as_dict() for holder in registry_view.holders(pool)),
         "waiters": _first(waiter.as_dict() for waiter in registry_view.waiters(pool)),
     }
-
-
-_NUMBERS = (
-    *("min_size", "max_size", "size", "idle", "in_use", "returning", "connecting", "waiting"),
-    *("requests", "queued", "timed_out", "shed", "created", "connect_errors"),
-    *("healed", "cancelled", "leaked"),
-)
 
 
 def _first(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

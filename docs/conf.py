@@ -7,6 +7,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 import geventpg  # noqa: E402  # found by the line above when it is not installed
+from geventpg.pool.stats import STATISTICS  # noqa: E402
 
 project = "geventpg"
 author = "geventpg contributors"
@@ -40,3 +41,15 @@ html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"  # of a console block the commands only
 # No theme option may fetch anything from elsewhere: the site is read without a network, too.
 html_theme_options = {"navigation_with_keys": True}
+
+
+def describe_statistic(_app, _what, name, _obj, _options, lines):
+    """Show a statistic's meaning, which is in the table, below its name."""
+    owner, _, field = name.rpartition(".")
+    within = {"PoolStats": "", "StatementStats": "statements."}.get(owner.rpartition(".")[2])
+    if within is not None:
+        lines += [one.text for one in STATISTICS if one.name == within + field]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", describe_statistic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .output import duration, milliseconds
@@ -27,19 +27,19 @@ class Row:
     held_ms: int = 0
     evicted: int = 0
     oldest: float | None = None
-    """For how long (s) the longest holder has its connection."""
+    """The time (s) for which the longest holder has had its connection."""
     rate: float | None = None
-    """Checkouts a second since the last look; this and the next two are unknown at first."""
+    """Checkouts a second since the last answer; this and the next two are unknown at first."""
     wait: float | None = None
-    """How long (s) these waited, on average."""
+    """The mean wait (s) of these checkouts."""
     held: float | None = None
-    """How long (s) connections were held, on average."""
+    """The mean time (s) for which they held their connection."""
     error: str = ""
-    """Why nothing else is known of the process."""
+    """The reason why nothing else is known of the process."""
 
     @property
     def key(self) -> Key:
-        """What stays the same from one look to the next."""
+        """The identity of the row, the same in every answer."""
         return self.worker, self.pid, self.pool
 
 
@@ -60,7 +60,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Board:
-    """What there was to see at one time."""
+    """The answers of all workers to one question."""
 
     rows: tuple[Row, ...]
     holders: tuple[Held, ...]
@@ -70,17 +70,17 @@ class Board:
 
     @property
     def workers(self) -> int:
-        """How many have answered."""
+        """The number of workers that answered."""
         return len({row.worker for row in self.rows})
 
     @property
     def waiting(self) -> int:
-        """How many wait for a connection."""
+        """The number of greenlets that wait for a connection."""
         return sum(row.waiting for row in self.rows)
 
     @property
     def in_use(self) -> int:
-        """How many connections are in use."""
+        """The number of connections in use."""
         return sum(row.in_use for row in self.rows)
 
 
@@ -132,23 +132,11 @@ def _row(
         if uses:
             wait = max(pool["wait_ms"] - last.wait_ms, 0) / 1000 / uses
             held = max(pool["held_ms"] - last.held_ms, 0) / 1000 / uses
-    return Row(
-        worker=worker,
-        pid=pid,
-        pool=pool["pool"],
-        max_size=pool["max_size"],
-        in_use=pool["in_use"],
-        idle=pool["idle"],
-        waiting=pool["waiting"],
-        requests=pool["requests"],
-        wait_ms=pool["wait_ms"],
-        held_ms=pool["held_ms"],
-        evicted=pool["evicted"],
-        oldest=oldest,
-        rate=rate,
-        wait=wait,
-        held=held,
-    )
+    shown = {name: value for name, value in pool.items() if name in _ROW_FIELDS}
+    return Row(worker, pid, **shown, oldest=oldest, rate=rate, wait=wait, held=held)
+
+
+_ROW_FIELDS = {field.name for field in fields(Row)}
 
 
 def _held(worker: str, pid: int, pool: str, holder: Mapping[str, Any]) -> Held:

@@ -8,8 +8,9 @@ literals in statements that have no parameters, nor the messages of errors, whic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import psycopg
@@ -20,17 +21,48 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from geventpg.pool import lifecycle
 from geventpg.pool.events import Event
 from geventpg.pool.pool import Pool
-from geventpg.pool.stats import PoolStats
+from geventpg.pool.stats import STATISTICS
 from geventpg.sql.sanitize import sanitized, summary_of
+from geventpg.statements.stats import Kind, Statistic
 
 from .view import all_pools, stats
 
 SCHEMA = "https://opentelemetry.io/schemas/1.34.0"
 
-POOL = "db.client.connection.pool.name"
-STATE = "db.client.connection.state"
+PREFIX = "db.client.connection."
+POOL = PREFIX + "pool.name"
+STATE = PREFIX + "state"
 
-_Read = Callable[[PoolStats], int]
+# What the conventions say of each metric. `STATISTICS` has the statistics of each size.
+SIZES = {
+    "count": (
+        "{connection}",
+        "The number of connections that are currently in state described by the state attribute.",
+    ),
+    "idle.max": ("{connection}", "The maximum number of idle open connections allowed."),
+    "idle.min": ("{connection}", "The minimum number of idle open connections allowed."),
+    "max": ("{connection}", "The maximum number of open connections allowed."),
+    "pending_requests": (
+        "{request}",
+        "The number of current pending requests for an open connection.",
+    ),
+    "timeouts": (
+        "{timeout}",
+        (
+            "The number of connection timeouts that have occurred trying to obtain a connection"
+            " from the pool."
+        ),
+    ),
+}
+_TIMES = {
+    "connected": ("create_time", "The time it took to create a new connection."),
+    "waited": ("wait_time", "The time it took to obtain an open connection from the pool."),
+    "returned": (
+        "use_time",
+        "The time between borrowing a connection and returning it to the pool.",
+    ),
+}
+"""The histogram of each kind of event."""
 
 
 def instrument(
@@ -39,18 +71,19 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     spans: bool = True,
 ) -> Instrumentation:
-    """Report all pools of this process, those that are open and those that will be.
+    """Report all pools of this process: those that are open, and those that open later.
 
-    Without providers the global ones are used. *spans*: one for each statement. Does not block.
-    Call it in the process that is to report, after forks. Pools with ``timings=True`` also
-    report how long connections were used, and every checkout's wait; of others it is known how
-    long those waited that had to. Call `Instrumentation.stop` to end it.
+    Without providers the global ones are used. With *spans* there is a span for each statement.
+    Does not block. Call this in the process that is to report, after forks. Pools with
+    ``timings=True`` also report how long connections were used, and how long every checkout
+    waited; other pools report the waits of those checkouts that had to wait.
+    Call `Instrumentation.stop` to end it.
     """
     return Instrumentation(meter_provider, tracer_provider, spans=spans)
 
 
 class Instrumentation:
-    """What `instrument` set up."""
+    """The reporting that `instrument` began."""
 
     def __init__(
         self,
@@ -66,20 +99,9 @@ class Instrumentation:
             "geventpg", tracer_provider=tracer_provider, schema_url=SCHEMA
         )
         self._observe_sizes(meter)
-        histograms = {
-            "connected": ("create_time", "The time it took to create a new connection."),
-            "waited": (
-                "wait_time",
-                "The time it took to obtain an open connection from the pool.",
-            ),
-            "returned": (
-                "use_time",
-                "The time between borrowing a connection and returning it to the pool.",
-            ),
-        }
         self._histograms = {
-            kind: meter.create_histogram(f"db.client.connection.{name}", "s", text)
-            for kind, (name, text) in histograms.items()
+            kind: meter.create_histogram(PREFIX + name, "s", text)
+            for kind, (name, text) in _TIMES.items()
         }
         self._histograms["checked_out"] = self._histograms["waited"]
         lifecycle.on_open.append(self._watch)
@@ -134,64 +156,29 @@ class Instrumentation:
     # -- sizes ----------------------------------------------------------------------------
 
     def _observe_sizes(self, meter: metrics.Meter) -> None:
-        def connections(_options: CallbackOptions) -> Iterable[Observation]:
-            yield from self._observe(lambda s: s.idle, {STATE: "idle"})
-            yield from self._observe(lambda s: s.in_use + s.returning, {STATE: "used"})
-
-        def observing(read: _Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
-            return lambda _options: self._observe(read, {})
-
-        sizes: dict[str, tuple[str, str, _Read]] = {
-            "idle.max": (
-                "{connection}",
-                "The maximum number of idle open connections allowed.",
-                lambda s: s.max_size,
-            ),
-            "idle.min": (
-                "{connection}",
-                "The minimum number of idle open connections allowed.",
-                lambda s: s.min_size,
-            ),
-            "max": (
-                "{connection}",
-                "The maximum number of open connections allowed.",
-                lambda s: s.max_size,
-            ),
-            "pending_requests": (
-                "{request}",
-                "The number of current pending requests for an open connection.",
-                lambda s: s.waiting,
-            ),
-        }
-        meter.create_observable_up_down_counter(
-            "db.client.connection.count",
-            [connections],
-            "{connection}",
-            "The number of connections that are currently in state described by the state"
-            " attribute.",
-        )
-        for name, (unit, text, read) in sizes.items():
-            meter.create_observable_up_down_counter(
-                f"db.client.connection.{name}", [observing(read)], unit, text
+        for name, (unit, text) in SIZES.items():
+            parts = [one for one in STATISTICS if name in one.otel]
+            make = (
+                meter.create_observable_counter
+                if parts[0].kind is Kind.COUNTER
+                else meter.create_observable_up_down_counter
             )
-        meter.create_observable_counter(
-            "db.client.connection.timeouts",
-            [observing(lambda s: s.timed_out)],
-            "{timeout}",
-            "The number of connection timeouts that have occurred trying to obtain a connection"
-            " from the pool.",
-        )
+            make(PREFIX + name, [partial(self._observe, parts)], unit, text)
 
-    def _observe(self, read: _Read, attributes: dict[str, str]) -> Iterator[Observation]:
-        totals: dict[str, int] = {}
+    def _observe(
+        self, parts: Sequence[Statistic], _options: CallbackOptions
+    ) -> Iterator[Observation]:
+        totals: Counter[tuple[str, str | None]] = Counter()
         for pool in [] if self._stopped else all_pools():
-            totals[pool.name] = totals.get(pool.name, 0) + read(stats(pool))
-        for name, value in totals.items():
-            yield Observation(value, {POOL: name, **attributes})
+            shown = stats(pool)
+            for part in parts:
+                totals[pool.name, part.state] += part.of(shown)
+        for (name, state), value in totals.items():
+            yield Observation(value, {POOL: name, **({STATE: state} if state else {})})
 
 
 def _note_error(span: trace.Span, error: BaseException) -> None:
-    # Not its message, nor `record_exception`: a message can quote what was sent.
+    # Neither the message nor `record_exception`: a message can quote values of the statement.
     sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
     if sqlstate:
         span.set_attribute("db.response.status_code", sqlstate)
@@ -200,7 +187,7 @@ def _note_error(span: trace.Span, error: BaseException) -> None:
 
 
 def _summary_of_all(texts: Sequence[str]) -> str:
-    """Return what a span is called: of a batch what its statements have in common, if anything."""
+    """Return the name of a span; for a batch it is what all its statements have in common."""
     summaries = {summary_of(text) for text in dict.fromkeys(texts)}
     common = summaries.pop() if len(summaries) == 1 else ""
     return f"BATCH {common}".rstrip() if len(texts) > 1 else common
@@ -211,7 +198,7 @@ def _literals_are_known(conn: psycopg.Connection[Any]) -> bool:
     try:
         return conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off"
     except psycopg.OperationalError:
-        return False  # closed, and does not tell any more
+        return False  # it is closed and does not tell any more
 
 
 def _where(conn: psycopg.Connection[Any]) -> dict[str, str | int]:

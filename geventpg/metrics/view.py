@@ -1,7 +1,7 @@
-"""What named pools tell, whatever they are: ours, or psycopg_pool's where gevent does not run.
+"""The statistics, holders and waiters of any pool: ours, or psycopg_pool's without gevent.
 
-Ours is asked (`Pool.stats`, `Pool.holders`, `Pool.waiters`). psycopg_pool's has counters only, and
-what `get_conn` gave out is known here.
+Our pools have methods for them (`Pool.stats`, `Pool.holders`, `Pool.waiters`). psycopg_pool's have
+counters only; which of their connections `get_conn` gave out is known from the registry.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,18 +18,17 @@ from psycopg import pq
 from psycopg_pool import ConnectionPool
 
 from geventpg.pool import lifecycle
-from geventpg.pool.causes import EVICTIONS, RETIREMENTS, Cause
+from geventpg.pool.causes import Cause
 from geventpg.pool.introspection import running_statement
 from geventpg.pool.pool import Pool
-from geventpg.pool.stats import Histogram, Holder, PoolStats, Waiter
+from geventpg.pool.stats import STATISTICS, Holder, PoolStats, Waiter
 from geventpg.pool.work import work_of_thread
 from geventpg.registry import held as binding
 from geventpg.registry import pools as registry
-from geventpg.statements.stats import StatementStats
 
 
 def all_pools() -> list[ConnectionPool[Any]]:
-    """Return every open pool of this process, and psycopg_pool's own if they are named ones."""
+    """Return every open pool of this process; of psycopg_pool's own pools the named ones."""
     named = [pool for pool in registry.open_pools().values() if not isinstance(pool, Pool)]
     return [*list(lifecycle.open_pools), *named]
 
@@ -35,50 +36,29 @@ def all_pools() -> list[ConnectionPool[Any]]:
 def stats(pool: ConnectionPool[Any]) -> PoolStats:
     """Do `Pool.stats` for any pool. Does not block.
 
-    Of psycopg_pool's own only the sizes and counters are known; ``timed_out`` are all failed
+    Of psycopg_pool's own pools only the sizes and counters are known; ``timed_out`` has all failed
     requests, and ``evicted`` has one cause.
     """
     if isinstance(pool, Pool):
         return pool.stats()
-    shown = pool.get_stats()
+    shown: Mapping[str, int] = pool.get_stats()
 
     def number(*keys: str) -> int:
         return sum(shown.get(key, 0) for key in keys)
 
-    size, idle = number("pool_size"), number("pool_available")
-    lost = {Cause.BROKEN: number("connections_lost", "returns_bad")}
-    return PoolStats(
-        name=pool.name,
-        min_size=pool.min_size,
-        max_size=pool.max_size,
-        size=size,
-        idle=idle,
-        in_use=max(size - idle, 0),
-        returning=0,
-        connecting=0,
-        longest_hold=max((time.monotonic() - h.since for h in binding.held_of(pool)), default=0.0),
-        longest_wait=0.0,
-        waiting=number("requests_waiting"),
-        requests=number("requests_num"),
-        queued=number("requests_queued"),
+    counted: dict[str, Any] = {
+        one.name: shown[one.key] for one in STATISTICS if one.key is not None and one.key in shown
+    }
+    stats = PoolStats(pool.name, **counted)
+    ages = (time.monotonic() - held.since for held in binding.held_of(pool))
+    lost = {Cause.BROKEN.value: number("connections_lost", "returns_bad")}
+    return replace(
+        stats,
+        in_use=max(stats.size - stats.idle, 0),
+        longest_hold=max(ages, default=0.0),
         timed_out=number("requests_errors"),
-        shed=0,
-        rejected=0,
-        interrupted=0,
-        created=number("connections_num") - number("connections_errors"),
-        connect_errors=number("connections_errors"),
-        evicted=MappingProxyType({cause.value: lost.get(cause, 0) for cause in EVICTIONS}),
-        retired=MappingProxyType({cause.value: 0 for cause in RETIREMENTS}),
-        healed=0,
-        lost=0,
-        cancelled=0,
-        leaked=0,
-        statements=StatementStats(),
-        wait=Histogram(),
-        connect=Histogram(),
-        validate=Histogram(),
-        hold=None,
-        statement=None,
+        created=number("connections_num") - stats.connect_errors,
+        evicted=MappingProxyType({**stats.evicted, **lost}),
     )
 
 
