@@ -15,7 +15,7 @@ from typing import Any
 from celery.app.trace import task_has_custom
 
 from geventpg.pool.work import doing
-from geventpg.registry import pools as registry
+from geventpg.registry.scope import Scope
 from geventpg.transactions.unit_of_work import unit_of_work
 
 from .retries import ATTRIBUTE, RetryPolicy
@@ -71,7 +71,7 @@ def _call_in_scope(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _scope(task: Any) -> Any:
-    return registry.scope(**_options(task))
+    return Scope(**_options(task))
 
 
 def _options(task: Any) -> dict[str, Any]:

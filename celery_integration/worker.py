@@ -14,6 +14,7 @@ from celery import concurrency, current_app
 
 import geventpg
 from geventpg.registry import pools as registry
+from geventpg.registry.held import current_holdings
 
 from . import exposition, report
 from .children import CHILDREN
@@ -110,7 +111,7 @@ def resize_later(pool: str, min_size: int, max_size: int) -> None:
 def release_leftovers(task: Any) -> None:
     """``task_postrun``: give back what code around a task's body took."""
     if not task.request.is_eager:
-        registry.release_all()
+        current_holdings().give_back_all()
 
 
 def _look_around(settings: Settings) -> list[report.Line]:

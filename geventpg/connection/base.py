@@ -47,7 +47,7 @@ class Owner(Protocol):
     def database_error(self, error: Exception) -> Exception:
         """Return psycopg's error if *error* is the owner's own form of it, else *error*."""
 
-    def lost(self) -> None:
+    def released(self) -> None:
         """Forget the connection, which goes back to its pool. Does not switch or raise."""
 
 

@@ -31,7 +31,7 @@ from geventpg.connection.base import BindableConnection
 from geventpg.connection.pooler import is_pooled
 from geventpg.conninfo.discretion import discreet
 from geventpg.registry import pools as registry
-from geventpg.registry.held import HeldConnection
+from geventpg.registry.held import HeldConnection, cannot_commit
 
 from . import pools
 from .asynchrony import tell_greenlets_apart
@@ -86,11 +86,11 @@ class PooledWrapper:
         fork. This one does and is kept.
         """
         if sys._getframe(1).f_globals.get("__name__") != "celery.fixups.django":
-            registry.forget(self.alias)
+            registry.remove(self.alias)
 
     def ensure_timezone(self) -> bool:
         """Do as Django: after a change of ``TIME_ZONE`` or ``USE_TZ`` connect anew."""
-        registry.forget(self.alias)
+        registry.remove(self.alias)
         if self.connection is None:
             return False
         return bool(self._configure_timezone(self.connection))  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ class PooledWrapper:
         if current is not None:
             if not self._is_current():
                 return False  # a copy with settings of its own has a connection of its own
-            registry.forget(self.alias)
+            registry.remove(self.alias)
         pools.configure(self)
         return True
 
@@ -231,11 +231,7 @@ class PooledWrapper:
                     f"the connection of {self.alias!r} was closed inside a transaction"
                 )
             if self.connection.pgconn.transaction_status == TransactionStatus.INERROR:
-                # The server would answer COMMIT with ROLLBACK, and nobody would say so.
-                raise psycopg.errors.InFailedSqlTransaction(
-                    "the transaction cannot be committed, because a statement in it failed and"
-                    " the error was handled; put such a statement in 'with atomic():'"
-                )
+                raise cannot_commit("with atomic():")
             if self.needs_rollback:
                 raise transaction.TransactionManagementError(
                     "the transaction was marked for rollback, so it cannot be committed"
@@ -246,7 +242,7 @@ class PooledWrapper:
         cause = error.__cause__ if isinstance(error, DjangoError) else None
         return cause if isinstance(cause, psycopg.Error) else error
 
-    def lost(self) -> None:
+    def released(self) -> None:
         """Forget the connection: the greenlet ends, the process was forked, or it is released."""
         if self._held is None:
             return

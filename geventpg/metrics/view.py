@@ -23,8 +23,8 @@ from geventpg.pool.introspection import running_statement
 from geventpg.pool.pool import Pool
 from geventpg.pool.stats import STATISTICS, Holder, PoolStats, Waiter
 from geventpg.pool.work import work_of_thread
-from geventpg.registry import held as binding
 from geventpg.registry import pools as registry
+from geventpg.registry.held import held_of
 
 
 def all_pools() -> list[ConnectionPool[Any]]:
@@ -50,7 +50,7 @@ def stats(pool: ConnectionPool[Any]) -> PoolStats:
         one.name: shown[one.key] for one in STATISTICS if one.key is not None and one.key in shown
     }
     stats = PoolStats(pool.name, **counted)
-    ages = (time.monotonic() - held.since for held in binding.held_of(pool))
+    ages = (time.monotonic() - held.since for held in held_of(pool))
     lost = {Cause.BROKEN.value: number("connections_lost", "returns_bad")}
     return replace(
         stats,
@@ -70,7 +70,7 @@ def holders(pool: ConnectionPool[Any]) -> tuple[Holder, ...]:
     frames = sys._current_frames()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found = []
-    for held in sorted(binding.held_of(pool), key=lambda h: h.since):
+    for held in sorted(held_of(pool), key=lambda h: h.since):
         pgconn = held.conn.pgconn
         if pgconn.status != pq.ConnStatus.OK:
             continue

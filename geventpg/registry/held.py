@@ -1,9 +1,24 @@
-"""One connection per greenlet (or thread) and pool name: held here between `get_conn` calls.
+"""The connections that a greenlet (or thread) holds: one of each named pool.
 
-A `Holder` is what one greenlet holds. It gives everything back when the greenlet ends in any
-way at all: greenlets of gevent tell by a link, raw greenlets and threads by their local
-storage being freed, and a dead raw greenlet that somebody still refers to is found when
-somebody else has to wait.
+What commits the work on such a connection, and what gives it back, depends on how it is used. The
+first line that fits is the one that counts:
+
+==================  ================================  ====================  ======================
+used                begins with                       committed by          given back by
+==================  ================================  ====================  ======================
+in a block          ``with get_conn() as conn:``      the outermost block   the outermost block
+in a unit of work   `get_conn` inside a `Scope`,      the outermost scope   the outermost scope
+                    such as a Celery task
+by its owner        a query of Django's ORM, or       the owner             the owner's ``close()``
+                    `get_conn` of its alias
+loosely             `get_conn` elsewhere              ``conn.commit()``     `release_conn`
+==================  ================================  ====================  ======================
+
+A block or a unit of work on an owner's connection is a transaction of the owner's, which so knows
+of it. Whatever else happens, a connection goes back when its greenlet ends, and an open
+transaction is rolled back then. gevent's greenlets tell of their end; of raw greenlets and threads
+the local storage is freed. A dead raw greenlet that something still refers to is found when a
+waiter needs its connection.
 """
 
 from __future__ import annotations
@@ -11,7 +26,6 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
@@ -31,23 +45,24 @@ logger = logging.getLogger("geventpg")
 
 
 class HeldConnection:
-    """One connection bound to one greenlet."""
+    """One connection that one greenlet, or thread, holds."""
 
     __slots__ = (
-        *("_block", "_holder", "_name", "_unit", "conn", "depth", "owner", "pool"),
+        *("_block", "_holdings", "_name", "_unit", "conn", "depth", "owner", "pool"),
         *("since", "thread", "wanted"),
     )
 
     def __init__(
         self,
-        holder: Holder,
+        holdings: Holdings,
         name: str,
         pool: ConnectionPool[Any],
         conn: Any,
         owner: Owner | None = None,
     ) -> None:
-        # Weak: whoever keeps the connection (a traceback, say) must not keep the greenlet's.
-        self._holder = weakref.ref(holder)
+        # Weak: a reference to the connection, in a traceback for example, must not keep what the
+        # greenlet holds from being freed.
+        self._holdings = weakref.ref(holdings)
         self._name = name
         self.pool = pool
         self.conn = bindable(conn)
@@ -56,13 +71,13 @@ class HeldConnection:
         self.thread = hub.get_ident()
         self.owner = owner
         self.wanted = True
-        """Whether the owner itself asked for it, and not `get_conn`."""
+        """Whether the owner itself asked for the connection, and not `get_conn`."""
         self._block: AbstractContextManager[None] | None = None
         self._unit: AbstractContextManager[None] | None = None
         conn.binding = self
 
     def enter(self) -> None:
-        """Begin a block. With an owner the outermost one is a transaction of the owner's."""
+        """Begin a block. With an owner the outermost block is a transaction of the owner's."""
         if self.owner is not None and not self.depth:
             block = self.owner.join()
             block.__enter__()
@@ -75,10 +90,10 @@ class HeldConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """End a block; return whether there is nothing left to do for its end."""
+        """End a block; return ``False`` if the connection itself has to commit or roll back."""
         self.depth -= 1
         if self.depth:
-            return True  # an inner block: the outermost decides
+            return True  # an inner block: the outermost one decides
         if self._block is None:
             return False
         block, self._block = self._block, None
@@ -90,29 +105,29 @@ class HeldConnection:
         return True
 
     def begin_unit(self) -> None:
-        """Make what the owner does from now on, to the end of the scope, one transaction."""
+        """Begin a transaction of the owner's that lasts until the end of the scope."""
         if self.owner is None or self._unit or self.depth or self.owner.in_transaction:
             return
         unit = self.owner.join()
         unit.__enter__()
         self._unit = unit
-        holder = self._holder()
-        if holder is not None:
-            holder.units.append(self)
+        holdings = self._holdings()
+        if holdings is not None:
+            holdings.units.append(self)
 
     def end_unit(self, failure: BaseException | None) -> None:
         """Commit at the end of a scope, or roll back if it ended with *failure*."""
         unit, self._unit = self._unit, None
         if unit is not None:
-            holder = self._holder()
-            if holder is not None:
-                holder.units.remove(self)
+            holdings = self._holdings()
+            if holdings is not None:
+                holdings.units.remove(self)
             if failure is None:
                 unit.__exit__(None, None, None)
             else:
                 unit.__exit__(type(failure), failure, failure.__traceback__)
         elif self.owner is None and failure is None:
-            commit_unit(self.conn)
+            _commit(self.conn)
         elif self.owner is None:
             psycopg.Connection.__exit__(self.conn, BaseException, None, None)
 
@@ -122,7 +137,10 @@ class HeldConnection:
         return self._unit is not None
 
     def release(self, act: str) -> None:
-        """Give the connection back for a user's *act*, such as `release_conn`, if that may be."""
+        """Give the connection back because a user asked for it by *act*, such as `release_conn`.
+
+        Raise ``psycopg.ProgrammingError`` inside a block or a transaction of the owner.
+        """
         if self.in_unit:
             logger.warning("%s in a task: its transaction on %r is rolled back", act, self._name)
             self.end_unit(_Released())
@@ -139,14 +157,14 @@ class HeldConnection:
             return
         self.conn.binding = None
         self.outlive_greenlet()
-        self.disown()
+        self.leave_owner()
         self.pool.putconn(self.conn)
 
     def leave_to_blocks(self) -> bool:
-        """Close the connection for its owner if blocks are open on it; tell whether they are.
+        """If blocks are open, close the connection and leave its return to them.
 
-        They belong to this greenlet and not to the next user: so the connection goes back at
-        their end, broken.
+        Return whether blocks are open. The connection must not reach another user before they end,
+        and what they still execute must not succeed without their owner.
         """
         if not self.depth:
             return False
@@ -155,173 +173,97 @@ class HeldConnection:
         return True
 
     def outlive_greenlet(self) -> None:
-        """Stay out when the greenlet ends, until the owner gives it back."""
-        holder = self._holder()
-        if holder is not None and holder.held.get(self._name) is self:
-            del holder.held[self._name]
+        """Keep the connection when the greenlet ends, until the owner gives it back."""
+        holdings = self._holdings()
+        if holdings is not None and holdings.by_name.get(self._name) is self:
+            del holdings.by_name[self._name]
 
-    def disown(self) -> None:
+    def leave_owner(self) -> None:
         """Take the connection away from its owner."""
         owner, self.owner = self.owner, None
         if owner is not None:
-            owner.lost()
+            owner.released()
 
 
 class _Released(Exception):
-    """What a framework's transaction ends with when its connection is released."""
+    """Ends a framework's transaction when a user releases its connection."""
 
 
-class Holder:
-    """What one greenlet, or thread, holds by pool name."""
+class Holdings:
+    """All that one greenlet, or thread, holds."""
 
     def __init__(self) -> None:
-        self.held: dict[str, HeldConnection] = {}
+        self.by_name: dict[str, HeldConnection] = {}
+        """The connections, by the names of their pools."""
         self.units: list[HeldConnection] = []
-        """Those with a transaction of the scope's, though they may be given back already."""
+        """Connections on which the scope has a transaction; some may be given back already."""
         self.scopes = 0
+        """The number of scopes around what the greenlet does now."""
         self.deadline: float | None = None
-        """When (``time.monotonic``) the unit of work that it does has to be over."""
+        """The time (``time.monotonic``) at which the unit of work has to be over."""
 
     def give_back_all(self) -> None:
-        """Return everything. Does not switch under gevent."""
-        for held in list(self.held.values()):
+        """Give everything back. Does not switch under gevent."""
+        for held in list(self.by_name.values()):
             held.give_back()
 
     def __del__(self) -> None:
         self.give_back_all()
 
 
-class Scope:
-    """A unit of work, such as a task: commit what it used at its end, or roll it back.
-
-    Connections that `get_conn` bound inside are committed if the block ends normally,
-    rolled back otherwise, and returned in both cases. What was bound before belongs to
-    somebody further out, and a scope inside a scope joins it; but with *adopt* this greenlet
-    does nothing else than this unit of work, and everything is committed here. It is told, but
-    not made, to end by *deadline* (``time.monotonic``) or that of a scope around it. *commit* is
-    given what it holds to be committed, in place of `commit_unit`.
-    """
-
-    def __init__(
-        self,
-        *,
-        adopt: bool = False,
-        deadline: float | None = None,
-        commit: Callable[[list[HeldConnection]], None] | None = None,
-    ) -> None:
-        self._holder = current_holder()
-        self._adopt = adopt
-        self._deadline = deadline
-        self._commit = commit or _commit_all
-        self._outer_deadline: float | None = None
-        self._foreign = frozenset() if adopt else frozenset(self._holder.held)
-
-    @property
-    def joins(self) -> bool:
-        """Whether others commit, or roll back, what is done in it; before it is entered."""
-        return not self._adopt and bool(self._holder.scopes or self._foreign)
-
-    def __enter__(self) -> None:
-        holder = self._holder
-        holder.scopes += 1
-        self._outer_deadline = holder.deadline
-        if self._deadline is not None:
-            holder.deadline = min(self._deadline, holder.deadline or self._deadline)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._holder.scopes -= 1
-        self._holder.deadline = self._outer_deadline
-        if self._holder.scopes and not self._adopt:
-            return
-        mine = [
-            *self._holder.units,
-            *(
-                held
-                for name, held in self._holder.held.items()
-                if held.owner is None and name not in self._foreign
-            ),
-        ]
-        try:
-            if exc is None:
-                self._commit(mine)
-            else:
-                _end_units(mine, exc)
-        except BaseException as error:
-            _end_units([held for held in mine if held.in_unit], error)
-            raise
-        finally:
-            # After a failed commit the pools roll the others back.
-            for held in mine:
-                if held.owner is None or not held.wanted:
-                    held.give_back()
-
-
-def _end_units(helds: Sequence[HeldConnection], failure: BaseException | None) -> None:
-    for position, held in enumerate(helds):
-        try:
-            held.end_unit(failure)
-        except BaseException as error:
-            # The others are rolled back when they are given back.
-            _end_units([h for h in helds[position + 1 :] if h.in_unit], failure or error)
-            raise
-
-
-def commit_unit(conn: psycopg.Connection[Any]) -> None:
+def _commit(conn: psycopg.Connection[Any]) -> None:
     """Commit a unit of work; raise if it cannot be committed, or not in full."""
     if conn.pgconn.transaction_status == TransactionStatus.INERROR:
-        # The server would answer COMMIT with ROLLBACK, and psycopg would not say so.
         conn.rollback()
-        raise psycopg.errors.InFailedSqlTransaction(
-            "the transaction cannot be committed, because a statement in it failed and the error"
-            " was handled; put such a statement in 'with conn.transaction():'"
-        )
+        raise cannot_commit("with conn.transaction():")
     if not conn.closed or not conn.autocommit:
-        conn.commit()  # raises if the connection was lost: so is what was done on it
+        conn.commit()  # raises if the connection was lost, and with it what was done on it
 
 
-def _commit_all(mine: list[HeldConnection]) -> None:
-    for held in mine:
-        held.end_unit(None)
+def cannot_commit(advice: str) -> psycopg.errors.InFailedSqlTransaction:
+    """Return the error for a COMMIT after a failed statement.
+
+    The server would answer it with ROLLBACK, and psycopg would not say so.
+    """
+    return psycopg.errors.InFailedSqlTransaction(
+        "the transaction cannot be committed, because a statement in it failed and the error was"
+        f" handled; put such a statement in '{advice}'"
+    )
 
 
 _greenlet_local = hub.GreenletLocal()
 _thread_local = threading.local()
-_raw: weakref.WeakKeyDictionary[Holder, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+_raw: weakref.WeakKeyDictionary[Holdings, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+_all: weakref.WeakSet[Holdings] = weakref.WeakSet()
 
 
-def current_holder() -> Holder:
+def current_holdings() -> Holdings:
     """Return what the current greenlet (under gevent) or thread holds. Does not block."""
     green = hub.in_use()
     local = _greenlet_local if green else _thread_local
-    holder: Holder | None = getattr(local, "holder", None)
-    if holder is None:
-        holder = local.holder = Holder()
-        _holders.add(holder)
+    holdings: Holdings | None = getattr(local, "holdings", None)
+    if holdings is None:
+        holdings = local.holdings = Holdings()
+        _all.add(holdings)
         if green:
-            _watch_end(getcurrent(), holder)
-    return holder
+            _watch_end(getcurrent(), holdings)
+    return holdings
 
 
-def _watch_end(greenlet: Any, holder: Holder) -> None:
+def _watch_end(greenlet: Any, holdings: Holdings) -> None:
     if isinstance(greenlet, Greenlet):
-        greenlet.rawlink(lambda _ended: holder.give_back_all())
+        greenlet.rawlink(lambda _ended: holdings.give_back_all())
     else:
-        _raw[holder] = weakref.ref(greenlet)
+        _raw[holdings] = weakref.ref(greenlet)
 
 
 def reclaim_from_dead() -> bool:
-    """Take back what ended raw greenlets hold; tell whether others live, to be looked after."""
+    """Give back what dead raw greenlets hold; return whether other raw greenlets live."""
     others = False
-    for holder, reference in list(_raw.items()):
+    for holdings, reference in list(_raw.items()):
         greenlet = reference()
         if greenlet is None or greenlet.dead:
-            holder.give_back_all()
+            holdings.give_back_all()
         else:
             others = True
     return others
@@ -329,30 +271,31 @@ def reclaim_from_dead() -> bool:
 
 def held_of(pool: ConnectionPool[Any]) -> list[HeldConnection]:
     """Return what all greenlets and threads hold of *pool*."""
+    return [held for held in _everything() if held.pool is pool]
+
+
+def give_back_unless_active() -> None:
+    """Give back what all greenlets and threads hold, except where a statement runs."""
+    for held in _everything():
+        if held.conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            held.give_back()
+
+
+def abandon_all() -> list[psycopg.Connection[Any]]:
+    """Unbind everything in a forked child without returning it; return the connections."""
+    conns: list[psycopg.Connection[Any]] = []
+    for held in _everything():
+        held.conn.binding = None
+        held.outlive_greenlet()
+        held.leave_owner()
+        conns.append(held.conn)
+    return conns
+
+
+def _everything() -> list[HeldConnection]:
     while True:
         try:
-            everyone = list(_holders)
-            break
+            everyone = list(_all)
         except RuntimeError:
             continue  # another thread came or went meanwhile
-    return [h for holder in everyone for h in list(holder.held.values()) if h.pool is pool]
-
-
-def give_back_what_rests() -> None:
-    """Return what every greenlet and thread holds, except where a statement runs."""
-    for holder in list(_holders):
-        for held in list(holder.held.values()):
-            if held.conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
-                held.give_back()
-
-
-def forget_all() -> list[psycopg.Connection[Any]]:
-    """Unbind everything without returning it, in a forked child; return the connections."""
-    conns: list[psycopg.Connection[Any]] = []
-    for holder in list(_holders):
-        for held in holder.held.values():
-            held.conn.binding = None
-            held.disown()
-            conns.append(held.conn)
-        holder.held.clear()
-    return conns
+        return [held for holdings in everyone for held in list(holdings.by_name.values())]

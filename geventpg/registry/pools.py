@@ -29,8 +29,15 @@ from geventpg.errors import NotConfigured, OptionError
 from geventpg.pool.options import OPTIONS, check_options, from_environment
 from geventpg.pool.pool import Pool
 
-from . import held as binding
 from . import stock
+from .held import (
+    HeldConnection,
+    Holdings,
+    abandon_all,
+    current_holdings,
+    give_back_unless_active,
+    reclaim_from_dead,
+)
 
 _CONFIGURABLE = frozenset(OPTIONS) - {"open", "name"}
 
@@ -95,16 +102,16 @@ def configure(conninfo: ConninfoParam, *, name: str = "default", **pool_options:
 
 
 def get_pool(name: str = "default") -> Pool[Any]:
-    """Return the open pool *name*, making it if need be. Does not block.
+    """Return the open pool *name*; make it at the first call. Does not block.
 
     The default pool can also be configured by the environment: ``GEVENTPG_CONNINFO`` and
-    ``GEVENTPG_MAX_SIZE`` and so on. Raise `NotConfigured` if nobody configured *name*.
+    ``GEVENTPG_MAX_SIZE`` and so on. Raise `NotConfigured` if *name* was not configured.
     Without gevent it is a stock ``psycopg_pool.ConnectionPool``.
     """
     pool = _pools.get(name)
     if pool is None or pool.closed:
         fresh = _make_pool(name)
-        # One operation decides which pool it is, whoever else is doing the same.
+        # `setdefault` decides which pool it is, if another thread makes one at the same time.
         if pool is not None and _pools.get(name) is pool:
             del _pools[name]
         pool = _pools.setdefault(name, fresh)
@@ -116,7 +123,7 @@ def get_pool(name: str = "default") -> Pool[Any]:
 
 
 def get_conn(name: str = "default") -> Connection[Any]:
-    """Return the current greenlet's connection of pool *name*, checking one out if need be.
+    """Return the current greenlet's connection of pool *name*; check one out if it has none.
 
     Every call in one greenlet returns the same connection until it is released: at the end
     of the outermost ``with get_conn() as conn:`` (committed, or rolled back after an
@@ -126,60 +133,61 @@ def get_conn(name: str = "default") -> Connection[Any]:
     return cast("Connection[Any]", hold(name).conn)
 
 
-def hold(name: str, timeout: float | None = None) -> binding.HeldConnection:
-    """Do `get_conn`; return the binding. *timeout* (s) is for the checkout, if there is one."""
-    holder = binding.current_holder()
-    held = holder.held.get(name)
+def hold(name: str, timeout: float | None = None) -> HeldConnection:
+    """Do `get_conn`; return the connection as held. *timeout* (s) bounds a checkout."""
+    holdings = current_holdings()
+    held = holdings.by_name.get(name)
     if held is not None:
         gone = held.conn.closed or held.pool.closed
-        if not (held.depth or holder.scopes) and gone:
+        # Inside a block or a scope a fresh connection would silently lose half of a transaction.
+        if gone and not (held.depth or holdings.scopes):
             held.give_back()
             held = None
-        # Otherwise also if it is broken: a fresh one would silently lose half of a transaction.
     if held is None:
-        held = _hold_owned(holder, name, timeout) or _check_out(holder, name, timeout)
-    if holder.scopes:
+        held = _hold_owned(holdings, name, timeout) or _check_out(holdings, name, timeout)
+    if holdings.scopes:
         held.begin_unit()
     return held
 
 
 def check_out(
     name: str, owner: Owner, *, shared: bool, timeout: float | None = None
-) -> binding.HeldConnection:
+) -> HeldConnection:
     """Check a connection of pool *name* out for *owner*; block and raise as `get_conn` does.
 
-    If *shared*, it is the one that `get_conn` gives in this greenlet. It goes back when the
-    greenlet ends, if not before.
+    If *shared*, `get_conn` returns this connection in this greenlet. It goes back when the greenlet
+    ends, if not before.
     """
-    return _check_out(binding.current_holder(), name, timeout, owner, shared=shared)
+    return _check_out(current_holdings(), name, timeout, owner, shared=shared)
 
 
 def _check_out(
-    holder: binding.Holder,
+    holdings: Holdings,
     name: str,
     timeout: float | None,
     owner: Owner | None = None,
     *,
     shared: bool = True,
-) -> binding.HeldConnection:
+) -> HeldConnection:
     pool: ConnectionPool[Any] = get_pool(name)
     conn: Any = pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
-    held = holder.held.get(name)
+    held = holdings.by_name.get(name)
     if held is not None and owner is None:
-        # Somebody ran in this greenlet while it waited (a callback).
+        # A callback ran in this greenlet while it waited, and checked one out.
         pool.putconn(conn)
         return held
-    # No pool has such a name, as none is empty.
+    # No pool has a name that begins with a null byte.
     key = name if shared and held is None else f"\0{id(conn)}"
-    held = holder.held[key] = binding.HeldConnection(holder, key, pool, conn, owner)
+    held = holdings.by_name[key] = HeldConnection(holdings, key, pool, conn, owner)
     return held
 
 
 @contextmanager
 def holding(name: str, timeout: float | None = None) -> Iterator[BindableConnection[Any]]:
-    """Hold the greenlet's connection for a block; give it back unless a transaction is open.
+    """Hold the greenlet's connection for a block, and give it back at the end.
 
-    One that is open when the block begins belongs to somebody further out, who ends it.
+    If a transaction is open when the block begins, the code that began it ends it, and keeps the
+    connection until then.
     """
     held = hold(name, timeout=timeout)
     joins = held.owner is None and held.conn.pgconn.transaction_status != TransactionStatus.IDLE
@@ -197,14 +205,12 @@ def holding(name: str, timeout: float | None = None) -> Iterator[BindableConnect
             held.give_back()
 
 
-def _hold_owned(
-    holder: binding.Holder, name: str, timeout: float | None
-) -> binding.HeldConnection | None:
+def _hold_owned(holdings: Holdings, name: str, timeout: float | None) -> HeldConnection | None:
     framework = _frameworks.get(name)
     if framework is None:
         return None
     framework.check_out(timeout)
-    return holder.held.get(name)
+    return holdings.by_name.get(name)
 
 
 def set_framework(name: str, framework: Framework | None) -> None:
@@ -224,39 +230,28 @@ def framework_of(name: str) -> Framework | None:
 
 
 def release_conn(name: str = "default") -> None:
-    """Give the current greenlet's connection of pool *name* back; no-op if it has none.
+    """Give the current greenlet's connection of pool *name* back; do nothing if it has none.
 
     An open transaction is rolled back and logged, never committed. Does not block under
     gevent, except in a task for a framework's pool, where the transaction is the framework's.
-    Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, whose end it is, and inside a
-    transaction of the framework.
+    Raise ``psycopg.ProgrammingError`` inside ``with get_conn()``, which gives the connection back
+    at its end, and inside a transaction of the framework.
     """
-    held = binding.current_holder().held.get(name)
+    held = current_holdings().by_name.get(name)
     if held is not None:
         held.release("release_conn()")
 
 
-def scope(**options: Any) -> binding.Scope:
-    """Return a context manager for a unit of work; see `binding.Scope`."""
-    return binding.Scope(**options)
-
-
-def remaining_time() -> float | None:
-    """Return the seconds that this greenlet's unit of work has left, ``None``: no limit."""
-    deadline = binding.current_holder().deadline
-    return None if deadline is None else max(deadline - monotonic(), 0.0)
-
-
 def options_of(name: str) -> Mapping[str, Any] | None:
-    """Return the options that pool *name* was configured with, ``None`` if nobody did."""
+    """Return the options that pool *name* was configured with, ``None`` if it was not."""
     config = _configs.get(name)
     return None if config is None else config.options
 
 
 def resize_later(name: str, min_size: int, max_size: int) -> None:
-    """Have pools *name* that are made from now on, in children too, begin with these sizes.
+    """Give these sizes to every pool *name* that is made from now on, in children too.
 
-    No-op for a pool that nobody configured. The one that is open stays as it is. Does not block.
+    An open pool stays as it is. Does nothing if the pool is not configured. Does not block.
     """
     config = _configs.get(name)
     if config is not None:
@@ -264,8 +259,8 @@ def resize_later(name: str, min_size: int, max_size: int) -> None:
         _configs[name] = _Config(config.conninfo, {**config.options, **sizes})
 
 
-def forget(name: str, timeout: float = 5.0) -> None:
-    """Close the pool *name*, within *timeout* seconds, and forget its configuration."""
+def remove(name: str, timeout: float = 5.0) -> None:
+    """Close the pool *name*, within *timeout* seconds, and drop its configuration."""
     _configs.pop(name, None)
     pool = _pools.pop(name, None)
     if pool is not None:
@@ -282,7 +277,7 @@ def close_all(timeout: float = 5.0) -> None:
 
 
 def cut_off(name: str, timeout: float = 5.0) -> None:
-    """Close the pool *name* without waiting for those who use it; see `Pool.abort`.
+    """Close the pool *name* without waiting for its users; see `Pool.abort`.
 
     The configuration stays. Without gevent, connections in use are closed when they are returned.
     """
@@ -292,7 +287,7 @@ def cut_off(name: str, timeout: float = 5.0) -> None:
 
 
 def abort_all(timeout: float = 5.0, *, wake: bool = True) -> None:
-    """Close all named pools without waiting for those who use them; see `Pool.abort`."""
+    """Close all named pools without waiting for their users; see `Pool.abort`."""
     for pool, remaining in _take_all(timeout):
         _abort(pool, remaining, wake=wake)
 
@@ -305,7 +300,7 @@ def _abort(pool: ConnectionPool[Any], timeout: float, *, wake: bool = True) -> N
 
 
 def _take_all(timeout: float) -> Iterator[tuple[ConnectionPool[Any], float]]:
-    """Take each pool out of the registry; yield it and what is left of *timeout* for it."""
+    """Take each pool out of the registry; yield it and the part of *timeout* that is left."""
     deadline = monotonic() + timeout
     for name, pool in list(_pools.items()):
         if _pools.get(name) is pool:
@@ -313,13 +308,8 @@ def _take_all(timeout: float) -> Iterator[tuple[ConnectionPool[Any], float]]:
         yield pool, max(deadline - monotonic(), 0.0)
 
 
-def release_all() -> None:
-    """Give back whatever the current greenlet or thread holds; transactions roll back."""
-    binding.current_holder().give_back_all()
-
-
 def run_on_gevent() -> None:
-    """Decide that this process runs gevent, also if nothing is patched and nothing ran yet."""
+    """Decide that this process runs gevent, even if nothing is patched and no greenlet ran yet."""
     hub.current_hub()
 
 
@@ -355,14 +345,14 @@ def _make_pool(name: str) -> ConnectionPool[Any]:
     config = _config(name)
     if hub.in_use():
         pool: ConnectionPool[Any] = Pool(config.conninfo, name=name, open=False, **config.options)
-        cast("Pool[Any]", pool)._reclaim = binding.reclaim_from_dead
+        cast("Pool[Any]", pool)._reclaim = reclaim_from_dead
         return pool
     return stock.make(name, config.conninfo, config.options)
 
 
-def _forget_pools_in_child() -> None:
-    # Pools on gevent empty themselves.
-    for conn in binding.forget_all():
+def _abandon_pools_in_child() -> None:
+    # Our own pools empty themselves.
+    for conn in abandon_all():
         abandon_socket(conn)
     for pool in _pools.values():
         if not isinstance(pool, Pool):
@@ -371,11 +361,11 @@ def _forget_pools_in_child() -> None:
 
 
 def _close_at_exit() -> None:
-    # Before gevent and the interpreter are torn down under what is still held.
-    # Open transactions are rolled back, and that is logged; statements that run are cancelled.
-    binding.give_back_what_rests()
+    # This comes before the interpreter tears gevent down, while connections are still held. Open
+    # transactions are rolled back, which is logged; statements that run are cancelled.
+    give_back_unless_active()
     abort_all(timeout=2.0, wake=False)
 
 
-os.register_at_fork(after_in_child=_forget_pools_in_child)
+os.register_at_fork(after_in_child=_abandon_pools_in_child)
 atexit.register(_close_at_exit)

@@ -13,7 +13,8 @@ from psycopg.abc import PQGen
 from geventpg.connection.commit import Mark, Place, identify, place_of
 from geventpg.connection.connection import Connection
 from geventpg.connection.loss import note_outcome
-from geventpg.registry import pools as registry
+from geventpg.registry.held import cannot_commit
+from geventpg.registry.scope import remaining_time
 
 IDLE = pq.TransactionStatus.IDLE
 INERROR = pq.TransactionStatus.INERROR
@@ -48,7 +49,7 @@ class Options:
         """Return the bound of a transaction that begins now; *remaining* is its caller's time."""
         if not isinstance(self.statement_timeout, str):
             return self.statement_timeout
-        times = [time for time in (remaining, registry.remaining_time()) if time is not None]
+        times = [time for time in (remaining, remaining_time()) if time is not None]
         return min(times, default=None)
 
     def refuse(self) -> None:
@@ -131,11 +132,7 @@ class Block:
     def _commit(self) -> None:
         conn, pgconn = self._conn, self._conn.pgconn
         if pgconn.transaction_status == INERROR:
-            # The server would answer COMMIT with ROLLBACK, and psycopg would not say so.
-            failed = errors.InFailedSqlTransaction(
-                "the transaction cannot be committed, because a statement in it failed and the"
-                " error was handled; put such a statement in 'with conn.transaction():'"
-            )
+            failed = cannot_commit("with conn.transaction():")
             self._transaction.__exit__(type(failed), failed, None)
             raise failed
         mark = Mark(None, None)

@@ -13,15 +13,15 @@ from psycopg_pool import ConnectionPool
 from geventpg.connection.commit import Mark, identify, place_of, settle
 from geventpg.connection.loss import note_outcome
 from geventpg.errors import CommitUnknown
-from geventpg.registry import held as binding
-from geventpg.registry import pools as registry
+from geventpg.registry.held import HeldConnection
+from geventpg.registry.scope import Scope
 
 INTRANS = pq.TransactionStatus.INTRANS
 
 
 @contextmanager
 def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Iterator[None]:
-    """Do `registry.scope`, and find out what became of a COMMIT whose answer was lost.
+    """Do `Scope`, and find out what became of a COMMIT whose answer was lost.
 
     The block ends normally if everything was committed. What it raises otherwise tells the
     truth to `is_transient`: a unit that used several pools, of which one was committed when
@@ -30,7 +30,7 @@ def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Itera
     """
     commits = _Commits()
     try:
-        with registry.scope(adopt=adopt, deadline=deadline, commit=commits):
+        with Scope(adopt=adopt, deadline=deadline, commit=commits):
             yield
     except psycopg.Error as error:
         failure = error
@@ -58,7 +58,7 @@ class _Commits:
         """Whether something was committed."""
         self.doubtful: tuple[Mark, psycopg.Error, ConnectionPool[Any]] | None = None
 
-    def __call__(self, mine: list[binding.HeldConnection]) -> None:
+    def __call__(self, mine: list[HeldConnection]) -> None:
         self.left = len(mine)
         for held in mine:
             conn, mark = held.conn, Mark(None, None)

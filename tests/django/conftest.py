@@ -61,7 +61,7 @@ def database(dsn: str) -> Iterator[Callable[..., BaseDatabaseWrapper]]:
         **top: Any,
     ) -> BaseDatabaseWrapper:
         forget_wrapper(alias)
-        registry.forget(alias)
+        registry.remove(alias)
         here = connections.settings[alias]
         if alias not in [before[0] for before in changed]:
             changed.append((alias, dict(here)))

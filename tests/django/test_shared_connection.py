@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.db.transaction import TransactionManagementError
 
 import geventpg
-from geventpg.registry import pools as registry
+from geventpg.registry.scope import Scope
 from tests.django.conftest import pool_of
 from tests.django.shelf.models import Author, Book
 from tests.support.pools import backend_pid, counts
@@ -138,14 +138,14 @@ def test_a_statement_whose_failure_was_handled_is_no_silent_rollback(orm, admin)
 
 
 def test_in_a_task_the_orm_alone_keeps_djangos_rules(orm, admin):
-    with registry.scope():
+    with Scope():
         Author.objects.create(name="a")
         assert committed(admin) == ["a"]
 
 
 def test_in_a_task_get_conn_and_what_the_orm_does_after_it_are_one_transaction(orm, admin):
     done = []
-    with registry.scope():
+    with Scope():
         geventpg.get_conn("default").execute(INSERT, ["a"])
         Author.objects.create(name="b")
         transaction.on_commit(lambda: done.append(committed(admin)))
@@ -161,7 +161,7 @@ def test_in_a_task_get_conn_and_what_the_orm_does_after_it_are_one_transaction(o
 def test_a_task_that_fails_rolls_both_back(orm, admin, orm_first):
     if orm_first:
         orm.ensure_connection()
-    with pytest.raises(ArithmeticError), registry.scope():
+    with pytest.raises(ArithmeticError), Scope():
         geventpg.get_conn("default").execute(INSERT, ["a"])
         Author.objects.create(name="b")
         raise ArithmeticError
@@ -172,14 +172,14 @@ def test_a_task_that_fails_rolls_both_back(orm, admin, orm_first):
 
 def test_a_commit_that_fails_fails_the_task(orm, admin):
     # Django makes its foreign keys deferred: only the commit refuses this.
-    with pytest.raises(Exception, match="violates foreign key"), registry.scope():
+    with pytest.raises(Exception, match="violates foreign key"), Scope():
         geventpg.get_conn("default")
         Book.objects.create(title="x", author_id=-1)
     assert committed(admin) == []
 
 
 def test_a_task_whose_connection_was_closed_inside_its_transaction_fails(orm, admin):
-    with pytest.raises(psycopg.InterfaceError, match="closed inside"), registry.scope():
+    with pytest.raises(psycopg.InterfaceError, match="closed inside"), Scope():
         geventpg.get_conn("default").execute(INSERT, ["a"])
         connection.close()
     assert committed(admin) == []
@@ -187,14 +187,14 @@ def test_a_task_whose_connection_was_closed_inside_its_transaction_fails(orm, ad
 
 
 def test_a_task_that_is_marked_for_rollback_fails(orm, admin):
-    with pytest.raises(TransactionManagementError), registry.scope():
+    with pytest.raises(TransactionManagementError), Scope():
         geventpg.get_conn("default").execute(INSERT, ["a"])
         transaction.set_rollback(True)
     assert committed(admin) == []
 
 
 def test_release_conn_in_a_task_rolls_back_and_a_new_transaction_can_follow(orm, admin, caplog):
-    with registry.scope():
+    with Scope():
         geventpg.get_conn("default").execute(INSERT, ["lost"])
         geventpg.release_conn("default")
         geventpg.get_conn("default").execute(INSERT, ["kept"])
@@ -204,7 +204,7 @@ def test_release_conn_in_a_task_rolls_back_and_a_new_transaction_can_follow(orm,
 
 def test_an_eager_task_commits_at_its_own_end_with_a_connection_of_the_request(orm, admin):
     orm.ensure_connection()
-    with registry.scope():
+    with Scope():
         geventpg.get_conn("default").execute(INSERT, ["a"])
     assert committed(admin) == ["a"]
     assert orm.connection is not None
@@ -212,7 +212,7 @@ def test_an_eager_task_commits_at_its_own_end_with_a_connection_of_the_request(o
 
 def test_an_eager_task_inside_an_atomic_block_is_part_of_it(orm, admin):
     with transaction.atomic():
-        with registry.scope():
+        with Scope():
             geventpg.get_conn("default").execute(INSERT, ["a"])
         assert committed(admin) == []
     assert committed(admin) == ["a"]
@@ -220,7 +220,7 @@ def test_an_eager_task_inside_an_atomic_block_is_part_of_it(orm, admin):
 
 def test_two_databases_in_one_task_roll_back_together(orm, database, admin):
     database("other")
-    with pytest.raises(Exception, match="violates foreign key"), registry.scope():
+    with pytest.raises(Exception, match="violates foreign key"), Scope():
         geventpg.get_conn("default")
         Book.objects.create(title="x", author_id=-1)
         geventpg.get_conn("other").execute(INSERT, ["lost"])

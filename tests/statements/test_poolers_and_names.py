@@ -25,7 +25,7 @@ def named(dsn):
     yield ["default", "other"]
     geventpg.close_all()
     for name in ("default", "other"):
-        geventpg.registry.pools.forget(name)
+        geventpg.registry.pools.remove(name)
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction", "statement"], indirect=True)

@@ -11,7 +11,7 @@ from gevent.event import Event
 from psycopg import IsolationLevel, errors
 
 import geventpg
-from geventpg.registry import pools as registry
+from geventpg.registry.scope import Scope
 from geventpg.transactions.transient import is_transient
 from tests.support.pools import terminate
 
@@ -204,7 +204,7 @@ def test_the_time_of_the_unit_of_work_counts_if_it_is_shorter(name):
     def shown(conn):
         return conn.execute("show statement_timeout").fetchone()[0]
 
-    with registry.scope(deadline=time.monotonic() + 10):
+    with Scope(deadline=time.monotonic() + 10):
         text = geventpg.run_in_transaction(
             shown, pool=name, timeout=3_000, statement_timeout="remaining"
         )

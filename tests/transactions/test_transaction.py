@@ -10,7 +10,7 @@ import pytest
 from psycopg import IsolationLevel
 
 import geventpg
-from geventpg.registry import pools as registry
+from geventpg.registry.scope import Scope
 from tests.support.pools import terminate
 
 INSERT = "insert into notes values (%s)"
@@ -153,12 +153,12 @@ def test_a_statement_timeout_costs_no_round_trip(name, tmp_path):
 
 
 def test_the_remaining_time_is_that_of_the_unit_of_work(name):
-    with registry.scope(deadline=time.monotonic() + 20):
+    with Scope(deadline=time.monotonic() + 20):
         with geventpg.transaction(name, statement_timeout="remaining") as conn:
             assert 10 < shown_timeout(conn) <= 20
         for inner, least, most in [(1_000, 10, 20), (5, 0, 5)]:
             with (
-                registry.scope(deadline=time.monotonic() + inner),
+                Scope(deadline=time.monotonic() + inner),
                 geventpg.transaction(name, statement_timeout="remaining") as conn,
             ):
                 assert least < shown_timeout(conn) <= most
@@ -170,7 +170,7 @@ def test_the_remaining_time_is_that_of_the_unit_of_work(name):
 
 def test_a_unit_of_work_whose_time_is_up_gets_no_statement_through(name):
     with (
-        registry.scope(deadline=time.monotonic() - 1),
+        Scope(deadline=time.monotonic() - 1),
         pytest.raises(psycopg.errors.QueryCanceled),
         geventpg.transaction(name, statement_timeout="remaining") as conn,
     ):
@@ -235,7 +235,7 @@ def test_a_deferred_constraint_that_fails_at_commit_is_the_servers_error(name, n
 
 
 def test_what_a_task_did_before_a_transaction_of_its_own_is_kept(name, notes):
-    with registry.scope():
+    with Scope():
         geventpg.get_conn(name).execute("insert into notes values ('before')")
         with geventpg.transaction(name) as conn:
             conn.execute("insert into notes values ('inside')")

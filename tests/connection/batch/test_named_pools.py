@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 import geventpg
-from geventpg.registry import pools as registry
+from geventpg.registry.scope import Scope
 from tests.connection.batch.helpers import INSERT, batch_of, inserts, numbers, rows
 from tests.support.script import output_of
 
@@ -44,7 +44,7 @@ def test_inside_a_transaction_it_is_a_savepoint(done):
 
 
 def test_a_connection_that_the_greenlet_had_before_stays_its_own(done):
-    with registry.scope():
+    with Scope():
         conn = geventpg.get_conn(NAME)
         conn.execute(INSERT, (1, "task"))
         geventpg.send_batch(inserts("batch", 1), NAME)
