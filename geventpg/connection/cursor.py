@@ -18,7 +18,7 @@ from psycopg.abc import PQGen, Query
 from psycopg.copy import Copy, LibpqWriter, Writer
 from psycopg.rows import Row
 
-from geventpg.sql.session_effects import left_behind
+from geventpg.sql.reading import read
 from geventpg.sql.statement import Statement, make_due
 
 from .begin import begin_with_gen
@@ -26,7 +26,7 @@ from .interruption import heal
 from .pooler import find_pooler_gen, mind
 from .prepared import doubt, forget, heal_or_raise, is_unusable
 from .quick_cursor import QuickCursor
-from .statement_cache import is_pipelinable, placeholders
+from .statement_cache import placeholders
 
 if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
@@ -152,7 +152,7 @@ class Cursor(QuickCursor[Row]):
     def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
         # The short cut is for what nearly every statement is: text with a tuple or a list.
         if query.__class__ is str and (params.__class__ is tuple or params.__class__ is list):
-            text, formats, order, parts, trace = placeholders(query, self._pgconn._encoding)
+            text, formats, order, parts, reading = placeholders(query, self._pgconn._encoding)
             if formats is not None and not order and len(formats) == len(params):
                 tx = self._tx
                 pgq = self._query_cls(tx)
@@ -160,16 +160,16 @@ class Cursor(QuickCursor[Row]):
                 pgq.params = tx.dump_sequence(params, formats)
                 pgq.types = tx.types or ()
                 pgq.formats = tx.formats
-                if trace is not None and self._conn.pooled is not False:
-                    mind(self._conn, trace)
+                if self._conn.pooled is not False and reading.effects:
+                    mind(self._conn, reading.effects)
                 return pgq
         if query.__class__ is Statement:
             pgq = self._convert_query(query.query, params)
             make_due(self._conn._prepared, pgq)
             return pgq
         pgq = super()._convert_query(query, params)
-        if self._conn.pooled is not False and (trace := left_behind(pgq.query)) is not None:
-            mind(self._conn, trace)
+        if self._conn.pooled is not False and (effects := read(pgq.query).effects):
+            mind(self._conn, effects)
         return pgq
 
     @contextmanager
@@ -199,7 +199,8 @@ class Cursor(QuickCursor[Row]):
         pgq = self._convert_query(query, params)
         prep, name = self._get_prepared(pgq, prepare)
         try:
-            if prep is Prepare.SHOULD or not is_pipelinable(pgq.query, bool(pgq.params)):
+            pipelines = read(pgq.query).pipelines(has_params=bool(pgq.params))
+            if prep is Prepare.SHOULD or not pipelines:
                 yield from conn._start_query()
                 yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
             else:

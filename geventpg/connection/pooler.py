@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from psycopg.abc import PQGen
 
 from geventpg.conninfo import startup_options
 from geventpg.errors import StartupOptionRefused
-from geventpg.sql.session_effects import Trace
+from geventpg.sql.session_effects import Effect
 
 from .asking import ask_gen
 
@@ -97,8 +98,8 @@ def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
         yield from _check_options_gen(conn)
 
 
-def mind(conn: Connection[Any], trace: Trace) -> None:
-    """Warn, once, of a statement that leaves *trace* in its session, if a pooler is in between.
+def mind(conn: Connection[Any], effects: Iterable[Effect]) -> None:
+    """Warn, once, of a statement that leaves *effects* in its session, if a pooler is in between.
 
     Called before the statement is sent. Ask the server if need be, which is a round trip.
     """
@@ -106,15 +107,15 @@ def mind(conn: Connection[Any], trace: Trace) -> None:
         if conn._pipeline is not None or conn.pgconn.transaction_status not in (IDLE, INTRANS):
             return  # another time
         conn.wait(find_pooler_gen(conn))
-    if conn.pooled:
+    for effect in effects if conn.pooled else ():
         conn.pooler_warnings.once(
-            trace.kind,
+            effect.lasting,
             "%s behind a pooler (at %s): unless the pooler is in session mode, %s; %s."
             " This is said once for each kind of statement.",
-            trace.name,
+            effect.name,
             _caller(),
-            trace.kind.fate,
-            trace.kind.remedy,
+            effect.lasting.fate,
+            effect.lasting.remedy,
         )
 
 

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.abc import Query
 from psycopg.rows import Row
 
-from geventpg.sql.session_effects import left_behind
+from geventpg.sql.reading import read
 
 from .pooler import mind
 
@@ -27,7 +27,7 @@ class ServerCursor(psycopg.ServerCursor[Row]):
 
     def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
         pgq = super()._convert_query(query, params)
-        trace = left_behind(pgq.query)
-        if trace is not None:
-            mind(self._conn, trace)
+        effects = read(pgq.query).effects
+        if effects:
+            mind(self._conn, effects)
         return pgq

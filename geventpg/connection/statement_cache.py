@@ -7,7 +7,6 @@ It serves one cursor at a time: while somebody has it, the next one makes its ow
 
 from __future__ import annotations
 
-import re
 import sys
 import weakref
 from functools import lru_cache
@@ -17,7 +16,7 @@ from psycopg import postgres, pq
 from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, _query2pg
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
-from geventpg.sql.session_effects import Trace, left_behind
+from geventpg.sql.reading import Reading, read
 
 from .adapters import SharedAdapters
 
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 TEXT = pq.Format.TEXT
 
 _MOST = 256
-
-# Statements that pipeline mode is certain to accept. COPY cannot run in it, and several
-# statements in one string need the simple protocol: they take psycopg's own path.
-_PIPELINABLE = re.compile(rb"\s*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES)\b", re.IGNORECASE)
 
 
 def _oids(*names: str) -> set[int]:
@@ -106,12 +101,12 @@ class KnownStatements:
         if name in self._judged or adapters.__class__ is not SharedAdapters:
             return
         self._judged.add(name)
-        query, formats, order, _parts, trace = placeholders(text, encoding)
+        query, formats, order, _parts, reading = placeholders(text, encoding)
         oids = {answer.ftype(column) for column in range(answer.nfields)}
         if (
             formats is None
-            or trace is not None
-            or not is_pipelinable(query, bool(formats))
+            or reading.effects
+            or not reading.pipelines(has_params=bool(formats))
             or not oids <= _PLAIN | _TIMES
             or self._has_others(oids)
         ):
@@ -139,16 +134,16 @@ def settings_of(pgconn: pq.abc.PGconn) -> tuple[bytes | None, ...]:
 
 
 Placeholders = tuple[
-    bytes, "list[PyFormat] | None", "list[str] | None", "list[QueryPart]", "Trace | None"
+    bytes, "list[PyFormat] | None", "list[str] | None", "list[QueryPart]", "Reading"
 ]
-_TOO_LONG: Placeholders = b"", None, None, [], None
+_TOO_LONG: Placeholders = b"", None, None, [], read(b"")
 
 
 def placeholders(query: str, encoding: str) -> Placeholders:
     """Return the statement as the server knows it, and what of psycopg's goes with it.
 
     That is the format of each placeholder, their names if they have names, and the parts between
-    them; and its trace. No formats: it is too long to be remembered.
+    them; and its reading. No formats: it is too long to be remembered.
     """
     if len(query) > MAX_CACHED_STATEMENT_LENGTH:
         return _TOO_LONG
@@ -158,21 +153,4 @@ def placeholders(query: str, encoding: str) -> Placeholders:
 @lru_cache(maxsize=512)
 def _placeholders(query: str, encoding: str) -> Placeholders:
     text, formats, order, parts = _query2pg(query.encode(encoding), encoding)
-    return text, formats, order, parts, left_behind(text)
-
-
-def is_pipelinable(query: bytes, has_params: bool) -> bool:
-    """Tell whether a statement may be executed in pipeline mode, and means the same there."""
-    # Long statements are hardly ever executed again: remembering them is memory wasted.
-    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
-        return _is_pipelinable.__wrapped__(query, has_params)
-    return _is_pipelinable(query, has_params)
-
-
-@lru_cache(maxsize=512)
-def _is_pipelinable(query: bytes, has_params: bool) -> bool:
-    if not _PIPELINABLE.match(query):
-        return False
-    # With parameters psycopg uses the extended protocol anyway, which takes one statement and
-    # gives "$1" a meaning; without, it must not make a difference.
-    return has_params or not (b";" in query or b"$" in query)
+    return text, formats, order, parts, read(text)

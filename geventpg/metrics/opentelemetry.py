@@ -22,7 +22,7 @@ from geventpg.pool import lifecycle
 from geventpg.pool.events import Event
 from geventpg.pool.pool import Pool
 from geventpg.pool.stats import STATISTICS
-from geventpg.sql.sanitize import sanitized, summary_of
+from geventpg.sql.reading import read_text
 from geventpg.statements.stats import Kind, Statistic
 
 from .view import all_pools, stats
@@ -140,9 +140,10 @@ class Instrumentation:
         summary = _summary_of_all(texts)
         if summary:
             attributes["db.query.summary"] = summary
-        if event.has_parameters or _literals_are_known(conn):
-            shown = texts if event.has_parameters else map(sanitized, texts)
-            attributes["db.query.text"] = "; ".join(dict.fromkeys(shown))
+        shown = texts
+        if not event.has_parameters:
+            shown = [read_text(text).without_literals for text in texts]
+        attributes["db.query.text"] = "; ".join(dict.fromkeys(shown))
         span = self._tracer.start_span(
             summary or "postgresql",
             kind=SpanKind.CLIENT,
@@ -188,17 +189,9 @@ def _note_error(span: trace.Span, error: BaseException) -> None:
 
 def _summary_of_all(texts: Sequence[str]) -> str:
     """Return the name of a span; for a batch it is what all its statements have in common."""
-    summaries = {summary_of(text) for text in dict.fromkeys(texts)}
+    summaries = {read_text(text).summary for text in dict.fromkeys(texts)}
     common = summaries.pop() if len(summaries) == 1 else ""
     return f"BATCH {common}".rstrip() if len(texts) > 1 else common
-
-
-def _literals_are_known(conn: psycopg.Connection[Any]) -> bool:
-    """Tell whether it is certain where strings end in a statement's text."""
-    try:
-        return conn.pgconn.parameter_status(b"standard_conforming_strings") != b"off"
-    except psycopg.OperationalError:
-        return False  # it is closed and does not tell any more
 
 
 def _where(conn: psycopg.Connection[Any]) -> dict[str, str | int]:

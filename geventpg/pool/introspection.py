@@ -15,7 +15,7 @@ from gevent import Greenlet
 from psycopg import pq
 from psycopg._cursor_base import BaseCursor
 
-from geventpg.sql.sanitize import sanitized
+from geventpg.sql.reading import read_text
 from geventpg.sql.text import text_of
 
 from .causes import EVICTIONS, RETIREMENTS
@@ -129,7 +129,7 @@ def _holder(slot: Slot, pipe: Pipe | None, now: float, clock: float) -> Holder:
 def _head_of(pipe: Pipe) -> str | None:
     """Return what the server is at for those who share the connection, without literals."""
     plan = pipe.sent[0].plan if pipe.sent else None
-    return None if plan is None else sanitized(plan.text)
+    return None if plan is None else read_text(plan.text).without_literals
 
 
 def name_of(greenlet: Any) -> str:

@@ -1,85 +1,106 @@
-"""Which statements may share a connection with others. Values only: no I/O.
-
-What is read is the text. Only what certainly works in libpq's pipeline mode, and leaves nothing
-behind in its session, goes that way; the rest takes a connection of its own for its execution.
-"""
+"""What kind of statement a text is: by its first word, and by the next ones where they matter."""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from typing import Any
+from enum import Enum
+from itertools import islice
 
-import psycopg
-from psycopg import sql
-from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
-from psycopg.abc import Query
-
-from .session_effects import left_behind
-from .statement import Statement
-from .text import first_word
-
-_SHARED = re.compile(rb"(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE)\b", re.IGNORECASE)
-_CONTROL = re.compile(
-    rb"(?:BEGIN|START|END|ABORT|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|PREPARE\s+TRANSACTION)\b"
-    rb"(?!\s+PREPARED\b)",
-    re.IGNORECASE,
-)
-_COPY = re.compile(rb"COPY\b.*\b(?:STDIN|STDOUT)\b", re.IGNORECASE | re.DOTALL)
-_SESSION = re.compile(
-    rb"(SET|RESET|LISTEN|UNLISTEN|DISCARD|DEALLOCATE|PREPARE|DECLARE)\b", re.IGNORECASE
-)
+from .lexer import COMMENT, STRING, WORD, lex
 
 
-def text_of(query: Query, conn: psycopg.Connection[Any]) -> str | None:
-    """Return the text of a statement that has no values in it, else ``None``."""
-    if isinstance(query, Statement):
-        query = query.query
-    if isinstance(query, str):
-        return query
-    if isinstance(query, bytes):
-        return query.decode(conn.pgconn._encoding)
-    return query.as_string(conn) if isinstance(query, sql.Composable) else None
+class Kind(Enum):
+    """Kinds of statements, as far as the way they are executed depends on it."""
+
+    NOTHING = "nothing"
+    """There is no statement: the text is empty, or has nothing but comments."""
+    QUERY = "query"
+    """It reads or writes rows. libpq's pipeline mode is certain to accept it."""
+    TRANSACTION = "transaction"
+    """It begins a transaction, or ends one."""
+    SAVEPOINT = "savepoint"
+    """It makes a savepoint, releases it, or rolls back to it."""
+    COPY = "copy"
+    """COPY from or to the client, which pipeline mode does not have."""
+    SERVER_COPY = "server copy"
+    """COPY from or to a file or a program of the server."""
+    SESSION = "session"
+    """It is about the session: executed on another connection it would mean something else."""
+    OTHER = "other"
 
 
-def may_share(query: bytes, *, has_params: bool) -> bool:
-    """Tell whether a statement may be sent over a connection that others use at the same time.
+_KINDS_BY_WORD = {
+    **dict.fromkeys(
+        (b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE", b"WITH", b"VALUES", b"TABLE"),
+        Kind.QUERY,
+    ),
+    **dict.fromkeys((b"BEGIN", b"START", b"END", b"ABORT"), Kind.TRANSACTION),
+    **dict.fromkeys((b"SAVEPOINT", b"RELEASE"), Kind.SAVEPOINT),
+    **dict.fromkeys(
+        (b"SET", b"RESET", b"LISTEN", b"UNLISTEN", b"DISCARD", b"DEALLOCATE", b"DECLARE"),
+        Kind.SESSION,
+    ),
+}
+_KNOWN = {word: (kind, word.decode()) for word, kind in _KINDS_BY_WORD.items()}
+_AMBIGUOUS = frozenset({b"COMMIT", b"ROLLBACK", b"PREPARE", b"COPY"})
+"""Words that begin statements of several kinds."""
 
-    Raise ``psycopg.ProgrammingError`` if it makes no sense without a connection of its own.
-    """
-    if len(query) > MAX_CACHED_STATEMENT_LENGTH:
-        return _may_share(query, has_params)
-    return _remembered(query, has_params)
-
-
-def _may_share(query: bytes, has_params: bool) -> bool:
-    start = first_word(query)
-    if not _SHARED.match(query, start):
-        _refuse(query, start)
-        return False
-    if left_behind(query) is not None:
-        return False
-    # With parameters psycopg uses the extended protocol anyway, which takes one statement and
-    # gives "$1" a meaning; without, it must not make a difference.
-    return has_params or not (b";" in query.rstrip(b"; \t\r\n") or b"$" in query)
+_FIRST_WORD = re.compile(rb"[ \t\n\r\f\v(]*([A-Za-z_\x80-\xff][0-9$A-Za-z_\x80-\xff]*)")
 
 
-_remembered = lru_cache(maxsize=512)(_may_share)
+def kind_of(statement: bytes) -> tuple[Kind, str]:
+    """Return the kind of a statement that no comment precedes, and its first word."""
+    # Nearly all statements begin with a known word and a blank.
+    known = _KNOWN.get(statement.split(None, 1)[0].upper()) if statement else None
+    if known is not None:
+        return known
+    first = _FIRST_WORD.match(statement)
+    if first is not None:
+        word = first[1].upper()
+    elif statement.startswith(b"("):  # comments follow
+        word = next(iter(words_of(statement)), b"")
+    else:
+        return Kind.OTHER if statement else Kind.NOTHING, ""
+    known = _KNOWN.get(word)
+    if known is not None:
+        return known
+    kind = _kind_by_next_words(statement) if word in _AMBIGUOUS else Kind.OTHER
+    return kind, word.decode(errors="replace")
 
 
-def _refuse(query: bytes, start: int) -> None:
-    if _CONTROL.match(query, start):
-        raise psycopg.ProgrammingError(
-            "a statement of a pool is a transaction of its own and cannot begin or end one:"
-            " use geventpg.transaction() or pool.connection()"
-        )
-    if _COPY.match(query, start):
-        raise psycopg.ProgrammingError(
-            "COPY from or to the client needs a connection of its own: use cursor.copy() on one of"
-            " pool.connection()"
-        )
-    if word := _SESSION.match(query, start):
-        raise psycopg.ProgrammingError(
-            f"{word[1].decode().upper()} is about a session, and which connection executes a"
-            " statement of a pool is not known: use pool.connection()"
-        )
+def words_of(statement: bytes, most: int | None = None) -> list[bytes]:
+    """Return the key words and unquoted names of a statement, in upper case."""
+    words = (statement[start:end].upper() for kind, start, end in lex(statement) if kind == WORD)
+    return list(islice(words, most))
+
+
+def _kind_by_next_words(statement: bytes) -> Kind:
+    word, *rest = words_of(statement, 3)
+    following = rest[:1]
+    if word == b"COPY":
+        return _kind_of_copy(statement)
+    if word == b"PREPARE":
+        return Kind.TRANSACTION if following == [b"TRANSACTION"] else Kind.SESSION
+    if following == [b"PREPARED"]:
+        return Kind.OTHER  # it ends a transaction of another session
+    if following in ([b"WORK"], [b"TRANSACTION"]):
+        following = rest[1:]
+    return Kind.SAVEPOINT if word == b"ROLLBACK" and following == [b"TO"] else Kind.TRANSACTION
+
+
+def _kind_of_copy(statement: bytes) -> Kind:
+    """Look for the place that COPY copies from or to: STDIN, STDOUT, or a string."""
+    depth = 0
+    previous = b""
+    for kind, start, end in lex(statement):
+        if kind == COMMENT:
+            continue
+        text = statement[start:end].upper()
+        if text == b"(":
+            depth += 1
+        elif text == b")":
+            depth -= 1
+        elif not depth and previous in (b"FROM", b"TO"):
+            return Kind.SERVER_COPY if kind == STRING or text == b"PROGRAM" else Kind.COPY
+        previous = text
+    return Kind.COPY

@@ -3,66 +3,89 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
+from .lexer import BLANKS, COMMENT, MARK, NAME, NUMBER, STRING, WORD, lex
 
-def _comment(depth: int) -> str:
-    """Return the pattern of a comment with others in it, so deep. It cannot fail half-way."""
-    if not depth:
-        return r"/\*.*?(?:\*/|\Z)"
-    return rf"/\*(?: [^*/]+ | \*(?!/) | /(?!\*) | {_comment(depth - 1)} )*(?:\*/|\Z)"
+_LONGEST_SUMMARY = 255
 
+# Psycopg's placeholders may have any name: quotes in one are not the server's.
+_ODD_PLACEHOLDER = re.compile(rb"""%\((?:[^)'"$/-]|-(?!-)|/(?!\*)){0,99}(?:['"$]|--|/\*)""")
 
-_LITERALS = re.compile(
-    rf"""
-      (?P<comment> --[^\n]* | {_comment(3)} )
-    | (?P<name> "(?:[^"]|"")*" )                              # a quoted identifier stays
-    | (?P<text>
-        [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)                       # with backslashes
-      | (?:\b[bBxXnN]|\b[uU]&)?'(?:[^']|'')*(?:'|\Z)
-      | (?<![\w$])\$(?P<tag>[^\W\d]\w*|)\$.*?(?:\$(?P=tag)\$|\Z)
-      )
-    | (?P<number> (?<![\w$%])(?:\d[\w.]*|\.\d[\w.]*) )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-_NAME = r'((?:[\w$]+|"(?:[^"]|"")*")(?:\.(?:[\w$]+|"(?:[^"]|"")*"))*)'
-
-# Where each kind of statement names what it works on.
-_TARGETS = {
-    "SELECT": re.compile(rf"\bFROM\s+(?:ONLY\s+)?{_NAME}", re.IGNORECASE),
-    "INSERT": re.compile(rf"\bINTO\s+{_NAME}", re.IGNORECASE),
-    "UPDATE": re.compile(rf"\bUPDATE\s+(?:ONLY\s+)?{_NAME}", re.IGNORECASE),
-    "DELETE": re.compile(rf"\bFROM\s+(?:ONLY\s+)?{_NAME}", re.IGNORECASE),
-    "MERGE": re.compile(rf"\bINTO\s+(?:ONLY\s+)?{_NAME}", re.IGNORECASE),
-    "COPY": re.compile(rf"\bCOPY\s+{_NAME}", re.IGNORECASE),
+# The words that the target of a statement follows.
+_BEFORE_TARGET = {
+    "SELECT": b"FROM",
+    "INSERT": b"INTO",
+    "UPDATE": b"UPDATE",
+    "DELETE": b"FROM",
+    "MERGE": b"INTO",
+    "COPY": b"COPY",
+    "TABLE": b"TABLE",
 }
 
-_FIRST_WORD = re.compile(r"[\s(;]*([A-Za-z]+)")
 
-_LONGEST = 255
+def without_literals(statement: bytes, certain_until: int | None) -> str:
+    """Return a statement with ``?`` in place of each literal, and without comments.
+
+    It ends with "…" where it is not certain what is inside of strings and what is not.
+    """
+    odd = _ODD_PLACEHOLDER.search(statement)
+    if odd is not None and (certain_until is None or odd.start() < certain_until):
+        certain_until = odd.start()
+    shown: list[bytes] = []
+    shown_until = 0
+    for kind, start, end in lex(statement):
+        if certain_until is not None and end > certain_until:
+            shown.append(statement[shown_until:start])
+            break
+        if kind in (COMMENT, STRING, NUMBER):
+            shown += statement[shown_until:start], b" " if kind == COMMENT else b"?"
+            shown_until = end
+    else:
+        shown.append(statement[shown_until:certain_until])
+    text = b"".join(shown).rstrip(BLANKS).decode(errors="replace")
+    return text if certain_until is None else f"{text}…"
 
 
-@lru_cache(maxsize=512)
-def sanitized(text: str) -> str:
-    """Return a statement with ``?`` in place of each literal, and without comments."""
-    return _LITERALS.sub(_mask, text)
-
-
-@lru_cache(maxsize=512)
-def summary_of(text: str) -> str:
+def summary_of(statement: bytes, word: str) -> str:
     """Return the first word of a statement and what it works on: ``SELECT orders``."""
-    plain = sanitized(text)
-    first = _FIRST_WORD.match(plain)
-    if first is None:
-        return ""
-    word = first[1].upper()
-    target = _TARGETS[word].search(plain) if word in _TARGETS else None
-    return (word if target is None else f"{word} {target[1]}")[:_LONGEST]
+    before = _BEFORE_TARGET.get(word)
+    target = None if before is None else _target(statement, before)
+    summary = word if target is None else f"{word} {target.decode(errors='replace')}"
+    return summary[:_LONGEST_SUMMARY]
 
 
-def _mask(match: re.Match[str]) -> str:
-    if match["name"] is not None:
-        return match["name"]
-    return " " if match["comment"] is not None else "?"
+def _target(statement: bytes, before: bytes) -> bytes | None:
+    """Return the name behind the word *before*; one outside of parentheses is preferred."""
+    inner: bytes | None = None
+    previous = b""
+    name: bytes | None = None
+    """What was read of a name; ``None``: no name is expected here."""
+    depth = outside = name_depth = 0
+    begun = False
+    for kind, start, end in lex(statement + b" ;"):
+        if kind == COMMENT:
+            continue
+        text = statement[start:end]
+        if name is not None:
+            if kind in (WORD, NAME) and (not name or name.endswith(b".")):
+                if name or text.upper() not in (b"ONLY", b"LATERAL"):
+                    name += text
+                continue
+            if kind == MARK and text == b"." and name:
+                name += text
+                continue
+            if name:
+                if name_depth == outside:
+                    return name
+                inner = inner or name
+            name = None
+        if kind == MARK:
+            depth += (text == b"(") - (text == b")")
+        elif kind == WORD:
+            if not begun:
+                begun, outside = True, depth
+            text = text.upper()
+            if text == before and previous != b"DISTINCT":  # a IS DISTINCT FROM b
+                name, name_depth = b"", depth
+        previous = text
+    return inner

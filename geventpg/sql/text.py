@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from psycopg import sql
@@ -27,26 +26,3 @@ def text_of(query: Any) -> str:
     strings = getattr(query, "strings", None)
     # A template string: what it interpolates is parameters. Or a literal: a value.
     return "?" if strings is None else "?".join(strings)
-
-
-# What may come before the first word of a statement. Comments nest.
-_SPACE = re.compile(rb"(?:[\s;]|--[^\n]*)+")
-_COMMENT_EDGE = re.compile(rb"/\*|\*/")
-
-
-def first_word(query: bytes) -> int:
-    """Return where the first word begins."""
-    start = 0
-    while True:
-        if space := _SPACE.match(query, start):
-            start = space.end()
-        if not query.startswith(b"/*", start):
-            return start
-        depth = 0
-        for edge in _COMMENT_EDGE.finditer(query, start):
-            depth += 1 if edge[0] == b"/*" else -1
-            if not depth:
-                start = edge.end()
-                break
-        else:
-            return len(query)

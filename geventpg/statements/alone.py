@@ -17,9 +17,9 @@ from psycopg.rows import RowFactory, tuple_row
 
 from geventpg.connection.loss import is_lost
 from geventpg.errors import CommitUnknown, StatementTimeout
-from geventpg.sql.kinds import may_share, text_of
 
 from .result import Result
+from .sharing import may_share, text_to_send
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -126,7 +126,7 @@ class Alone:
             if switch:
                 conn._autocommit = True
             query: Any = asked.query
-            text = text_of(query, conn)
+            text = text_to_send(query, conn)
             if text is not None:
                 may_share(text.encode(conn.pgconn._encoding), has_params=False)
             with self._bounded(conn):

@@ -18,7 +18,8 @@ from psycopg.rows import RowFactory
 
 from geventpg.connection.cursor import Cursor
 from geventpg.connection.statement_cache import settings_of
-from geventpg.sql.kinds import may_share
+
+from .sharing import may_share
 
 if TYPE_CHECKING:
     from psycopg import abc

@@ -16,7 +16,6 @@ from psycopg.rows import RowFactory
 
 from geventpg import hub
 from geventpg.errors import CommitUnknown
-from geventpg.sql.kinds import text_of
 from geventpg.sql.statement import Statement
 
 from .alone import MOST_ATTEMPTS, Alone, Asked, Take, too_late
@@ -33,6 +32,7 @@ from .plan import (
     call_of,
     error_of,
 )
+from .sharing import text_to_send
 
 if TYPE_CHECKING:
     from geventpg.connection.meter import Meter
@@ -205,7 +205,7 @@ def _alone(
 
 def _plan(pipe: Pipe, query: Query, params: Params | None) -> Plan | None:
     """Return the plan of a statement on this connection, ``None`` if it cannot have one."""
-    text = text_of(query, pipe.conn)
+    text = text_to_send(query, pipe.conn)
     return None if text is None else pipe.planner.plan(text, has_params=params is not None)
 
 

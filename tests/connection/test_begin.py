@@ -7,6 +7,7 @@ import pytest
 from psycopg import IsolationLevel
 
 import geventpg
+from geventpg.sql import reading
 
 IDLE = psycopg.pq.TransactionStatus.IDLE
 INTRANS = psycopg.pq.TransactionStatus.INTRANS
@@ -47,9 +48,33 @@ def test_begin_survives_the_deallocation_that_follows_a_rollback(conn):
 
 
 def test_what_is_remembered_of_statements_does_not_grow_with_long_ones(conn):
-    remembered = geventpg.connection.statement_cache._is_pipelinable.cache_info
-    before = remembered().currsize
+    before = len(reading._readings)
     for number in range(3):
         text = "x" * 5000
         assert transaction(conn, f"select '{text}', {number}") == (text, number)
-    assert remembered().currsize == before
+    assert len(reading._readings) == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "/* by: me */ select %s::int",
+        "-- by: me\nselect %s::int",
+        "/* trace=%(number)032x */ select %%s::int",
+        "select %%s::int /*traceparent='00-%(number)032x-01'*/",
+        "/* a /* nested */ one */ ( select %s::int )",
+    ],
+)
+def test_a_comment_costs_no_round_trip(conn, monkeypatch, query):
+    begun = []
+    start = geventpg.Connection._start_query
+    monkeypatch.setattr(
+        geventpg.Connection, "_start_query", lambda self: begun.append(self) or start(self)
+    )
+    for number in range(10):
+        text = query % {"number": number} if "number" in query else query
+        assert transaction(conn, text, [number]) == (number,)
+        text = text.replace("%s", "7")
+        assert transaction(conn, text) == (7,)
+    # One is for the statement that is being prepared, after five times. It is alone on its way.
+    assert len(begun) <= (0 if "number" in query else 2)

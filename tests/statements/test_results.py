@@ -270,6 +270,8 @@ OF_A_SESSION = [
     ("discard all", "DISCARD is about a session"),
     ("prepare a as select 1", "PREPARE is about a session"),
     ("declare a cursor for select 1", "DECLARE is about a session"),
+    ("select 1; /* x */ set a = 1", "SET is about a session"),
+    ("select 1; commit", "transaction of its own"),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from geventpg.cli.findings import Finding, note, ok, problem, warning
 from geventpg.cli.output import duration
 from geventpg.connection.connection import Connection
-from geventpg.sql.sanitize import sanitized
+from geventpg.sql.reading import read_text
 from geventpg.sql.text import shortened
 
 NEARLY_FULL = 0.9
@@ -216,7 +216,7 @@ def look_at_idle_transactions(conn: Connection[Any], idle_after: float) -> list[
             "application": app,
             "address": addr,
             "seconds": seconds,
-            "statement": shortened(sanitized(query or "?"), _LENGTH),
+            "statement": shortened(read_text(query or "?").without_literals, _LENGTH),
         }
         for pid, user, app, addr, seconds, query in rows
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 import psycopg
@@ -10,7 +9,8 @@ from psycopg import Column
 from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory
 
-from geventpg.sql.text import first_word
+from geventpg.sql.kinds import Kind
+from geventpg.sql.reading import read
 
 
 class Queued(NamedTuple):
@@ -95,22 +95,14 @@ class StatementResult:
         return f"<geventpg.StatementResult {self.index}: {state}>"
 
 
-_COPY = re.compile(rb"COPY\b", re.IGNORECASE)
-_CONTROL = re.compile(
-    rb"(?:BEGIN|START|END|ABORT|PREPARE\s+TRANSACTION|COMMIT|ROLLBACK)\b"
-    rb"(?!\s+PREPARED\b|(?:\s+(?:WORK|TRANSACTION))?\s+TO\b)",
-    re.IGNORECASE,
-)
-
-
 def check_statement(query: bytes) -> None:
     """Raise if a statement cannot be part of a batch."""
-    start = first_word(query)
-    if _COPY.match(query, start):
+    kind = read(query).kind
+    if kind is Kind.COPY:
         raise psycopg.NotSupportedError(
             "COPY cannot be sent in a batch: libpq's pipeline mode does not have it"
         )
-    if _CONTROL.match(query, start):
+    if kind is Kind.TRANSACTION:
         raise psycopg.ProgrammingError(
             "a batch cannot begin or end a transaction: it is one, or, with atomic=False, each"
             " of its statements is"

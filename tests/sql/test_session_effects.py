@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from geventpg.sql.session_effects import LOOKED_AT, left_behind
+from geventpg.sql.lexer import essence
+from geventpg.sql.reading import LONGEST, Reading, read
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from geventpg.sql.session_effects import LOOKED_AT, left_behind
         ("select pg_catalog.set_config($1, $2, false)", "set_config($1, ..., false)"),
         ("select set_config('a' || 's3cr3t', 'x', false)", "set_config(..., ..., false)"),
         ("LISTEN jobs", "LISTEN jobs"),
-        ('listen "My Jobs"', 'LISTEN "my jobs"'),
+        ('listen "My Jobs"', 'LISTEN "My Jobs"'),
         ("SELECT pg_advisory_lock(1)", "pg_advisory_lock(...)"),
         ("SELECT pg_try_advisory_lock($1, $2)", "pg_try_advisory_lock(...)"),
         ("WITH a AS (SELECT 1) SELECT pg_advisory_lock_shared(1)", "pg_advisory_lock_shared(...)"),
@@ -38,23 +39,31 @@ from geventpg.sql.session_effects import LOOKED_AT, left_behind
             'DECLARE "a b" BINARY NO SCROLL CURSOR WITH HOLD FOR SELECT 1',
             'DECLARE "a b" CURSOR WITH HOLD',
         ),
-        ("CREATE TEMP TABLE t (a int)", "CREATE TEMPORARY table t"),
+        ("CREATE TEMP TABLE t (a int)", "CREATE TEMPORARY TABLE t"),
         (
             "create local temporary table if not exists t as select 1",
-            "CREATE TEMPORARY table if not exists t",
+            "CREATE TEMPORARY TABLE t",
         ),
-        ("CREATE OR REPLACE TEMP VIEW v AS SELECT 1", "CREATE TEMPORARY view v"),
-        ("CREATE TEMP SEQUENCE s", "CREATE TEMPORARY sequence s"),
-        ("CREATE TABLE pg_temp.t (a int)", "CREATE TEMPORARY table pg_temp.t"),
+        ("CREATE OR REPLACE TEMP VIEW v AS SELECT 1", "CREATE TEMPORARY VIEW v"),
+        ("CREATE TEMP SEQUENCE s", "CREATE TEMPORARY SEQUENCE s"),
+        ("CREATE TABLE pg_temp.t (a int)", "CREATE TEMPORARY TABLE pg_temp.t"),
         ("SELECT 1 AS a INTO TEMP t", "SELECT INTO TEMPORARY t"),
+        ("/* a /* nested */ one */ LISTEN jobs", "LISTEN jobs"),
+        ("-- why\rLISTEN jobs", "LISTEN jobs"),
+        ("SET/* to */lock_timeout = 1", "SET lock_timeout"),
+        ("(( /* x */ SELECT pg_advisory_lock(1)))", "pg_advisory_lock(...)"),
+        ('SELECT "pg_advisory_lock"(1)', "pg_advisory_lock(...)"),
+        ("INSERT INTO t SELECT pg_advisory_lock(1)", "pg_advisory_lock(...)"),
+        ("SELECT set_config('a.b', $$x$$, 'off'::bool)", "set_config(a.b, ..., false)"),
+        ("SELECT set_config(lower('a'), f(1, 2), false)", "set_config(..., ..., false)"),
+        ("PREPARE p (int) AS SELECT $1", "PREPARE p"),
     ],
 )
 def test_it_is_found_and_named_without_values(statement, named):
-    trace = left_behind(statement.encode())
-    assert trace is not None
-    assert trace.name == named
-    assert trace.kind.fate
-    assert trace.kind.remedy
+    (effect,) = read(statement.encode()).effects
+    assert effect.name == named
+    assert effect.lasting.fate
+    assert effect.lasting.remedy
 
 
 @pytest.mark.parametrize(
@@ -67,6 +76,17 @@ def test_it_is_found_and_named_without_values(statement, named):
         "SET CONSTRAINTS ALL DEFERRED",
         "SET statement_timeout TO DEFAULT",
         "RESET ALL",
+        "SET ROLE NONE",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "PREPARE TRANSACTION 'x'",
+        "DEALLOCATE ALL",
+        "DISCARD ALL",
+        "SELECT 1 INTO temp FROM t",
+        "SELECT 'pg_advisory_lock(1)', \"pg_advisory_lock (1)\"",
+        "SELECT 1 /* pg_advisory_lock(1) */ + 1",
+        "SELECT 1 -- set_config('a', 'b', false)\n + 1",
+        "CREATE VIEW v AS SELECT pg_advisory_lock(1)",
+        "EXPLAIN SELECT pg_advisory_lock(1)",
         # PgBouncer keeps these for each of its clients.
         "SET TIME ZONE 'UTC'",
         "SET timezone = 'UTC'",
@@ -97,31 +117,51 @@ def test_it_is_found_and_named_without_values(statement, named):
     ],
 )
 def test_what_ends_with_its_transaction_is_not_found(statement):
-    assert left_behind(statement.encode()) is None
+    assert read(statement.encode()).effects == ()
 
 
 @pytest.mark.parametrize(
     "query", [b"\xff\xfe SET", b"SET", b";;;", b"'", b"$$", b"/*", b"--", b"("]
 )
 def test_what_is_no_statement_is_nothing(query):
-    assert left_behind(query) is None
+    assert read(query).effects == ()
+
+
+@pytest.mark.parametrize("statement", ["SET a.b = 1; LISTEN c", "/* x */ SET a.b = 1;;LISTEN c;--"])
+def test_each_statement_of_a_text_has_its_effects(statement):
+    effects = read(statement.encode()).effects
+    assert [effect.name for effect in effects] == ["SET a.b", "LISTEN c"]
 
 
 @pytest.mark.parametrize(
-    "unit", ["(", "/*", "--\n", "'", "$", "- ", "select ", ";", "set_config(", "\n"]
+    "unit",
+    [
+        *(
+            "(",
+            "/*",
+            "--\n",
+            "'",
+            "$",
+            "- ",
+            "select ",
+            ";",
+            "set_config(",
+            "\n",
+            "\\",
+            "E'\\",
+            "$a",
+        ),
+        *("'\n", "/*/", "*/", "''", "%(", "1e", "into temp ", "--\r'", "' --\n", "e'\\'"),
+    ],
 )
 def test_no_text_takes_long(unit):
-    text = (unit * LOOKED_AT).encode()
+    text = (unit * LONGEST).encode()[: 4 * LONGEST]
     started = time.process_time()
-    for prefix in (b"select into temp set_config(", b"declare c ", b"set a; ", b""):
-        left_behind(prefix + text)
-    # Milliseconds; a regular expression that backtracks would not come back at all.
+    for prefix in (b"select into temp set_config(", b"declare c ", b"set a; ", b"e'", b"$$", b""):
+        for suffix in (b"", b" -- '", b"*/"):
+            reading = Reading(essence(prefix + text[:LONGEST] + suffix))
+            assert reading.without_literals is not None
+            assert reading.summary is not None
+            read(prefix + text + suffix)
+    # Milliseconds each; a regular expression that backtracks would not come back at all.
     assert time.process_time() - started < 5
-
-
-def test_long_statements_are_not_kept():
-    from geventpg.sql.session_effects import _remembered
-
-    before = _remembered.cache_info().currsize
-    left_behind(b"SET x = '" + b"y" * LOOKED_AT + b"'")
-    assert _remembered.cache_info().currsize == before
