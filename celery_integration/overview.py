@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg_pool import ConnectionPool
 
-from geventpg import Pool, hub
+from geventpg import Pool
 from geventpg.metrics import view as registry_view
 from geventpg.pool.options import check_sizes
 from geventpg.pool.stats import PoolStats
@@ -61,7 +61,7 @@ def _change(name: str, change: Callable[[ConnectionPool[Any]], object]) -> int:
         known = ", ".join(sorted(registry.open_pools())) or "none"
         raise LookupError(f"no pool {name!r} is open in process {os.getpid()} (open: {known})")
     if isinstance(pool, Pool):
-        hub.check_can_wait(pool._hub, f"the pool {name!r}")
+        pool.check_hub()
     size = int(pool.get_stats()["pool_size"])
     change(pool)
     return size

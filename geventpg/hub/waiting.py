@@ -28,53 +28,50 @@ class Parked:
     been handed over already: the interrupted greenlet must pass that on.
     """
 
-    __slots__ = ("_callback", "_greenlet", "_hub", "error", "value")
+    __slots__ = ("error", "greenlet", "hub", "value", "wake_up")
 
     def __init__(self, hub: gevent.hub.Hub | None = None) -> None:
-        self._hub = gevent.hub.get_hub() if hub is None else hub
-        self._greenlet: greenlet | None = getcurrent()
-        self._callback: Any = None
+        self.hub = gevent.hub.get_hub() if hub is None else hub
+        self.greenlet: greenlet | None = getcurrent()
+        """The greenlet that waits, or is about to; ``None`` when that is over."""
+        self.wake_up: Any = None
+        """gevent's callback that will switch to it; ``None`` until something is handed over."""
         self.value: Any = None
         self.error: BaseException | None = None
-        if self._greenlet is self._hub:
+        if self.greenlet is self.hub:
             raise WrongHub("cannot wait inside a callback of the gevent hub itself")
-
-    @property
-    def greenlet(self) -> greenlet | None:
-        """Who waits, or is about to; ``None`` when that is over."""
-        return self._greenlet
 
     def wait(self) -> Any:
         """Wait until handed something and return it; raise what `fail` was given."""
-        switch = self._hub.switch
+        switch = self.hub.switch
         try:
             while self.value is None and self.error is None:
                 # Parked: woken by `hand` or `fail`; an exception can be thrown in.
                 switch()
         finally:
-            self._greenlet = None
-            if self._callback is not None:
-                self._callback.stop()  # it must not wake us out of something else
+            self.greenlet = None
+            if self.wake_up is not None:
+                self.wake_up.stop()  # it must not wake us out of something else
         if self.error is not None:
             raise self.error
         return self.value
 
     def hand(self, value: Any) -> bool:
         """Hand *value* over. Do not switch. Return ``False`` if nobody waits any more."""
-        waiting = self._greenlet
-        if waiting is None or self._callback is not None:
+        waiting = self.greenlet
+        if waiting is None or self.wake_up is not None:
             return False
         self.value = value
-        self._callback = self._hub.loop.run_callback(waiting.switch)
+        self.wake_up = self.hub.loop.run_callback(waiting.switch)
         return True
 
     def fail(self, error: BaseException) -> bool:
         """Make `wait` raise *error*. Do not switch. Return ``False`` if nobody waits."""
-        waiting = self._greenlet
-        if waiting is None or self._callback is not None:
+        waiting = self.greenlet
+        if waiting is None or self.wake_up is not None:
             return False
         self.error = error
-        self._callback = self._hub.loop.run_callback(waiting.switch)
+        self.wake_up = self.hub.loop.run_callback(waiting.switch)
         return True
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic, Protocol
 
 from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
-if TYPE_CHECKING:
-    from .pool import Pool
-
 IDLE = int(TransactionStatus.IDLE)
+
+
+class Lender(Protocol[CT]):
+    """What a checkout needs of a pool."""
+
+    def getconn(self, timeout: float | None = None) -> CT:
+        """Check a connection out."""
+
+    def putconn(self, conn: CT) -> None:
+        """Return it."""
 
 
 class Checkout(Generic[CT]):
@@ -19,7 +26,7 @@ class Checkout(Generic[CT]):
 
     __slots__ = ("_conn", "_pool", "_timeout")
 
-    def __init__(self, pool: Pool[CT], timeout: float | None) -> None:
+    def __init__(self, pool: Lender[CT], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._conn: Any = None
@@ -28,7 +35,7 @@ class Checkout(Generic[CT]):
         conn: Any = self._pool.getconn(self._timeout)
         self._conn = conn
         conn.checkout = self
-        return conn  # type: ignore[no-any-return]  # a cast is a call
+        return conn  # type: ignore[no-any-return]  # cast() would be a call on the hot path
 
     def __exit__(
         self,
@@ -38,10 +45,10 @@ class Checkout(Generic[CT]):
     ) -> None:
         conn, pool = self._conn, self._pool
         if conn is None or conn.checkout is not self:
-            return  # returned inside the block, and perhaps somebody else's by now
+            return  # returned inside the block, and another user may have it by now
         self._conn = None
         try:
-            # Commit or roll back; not worth a call when there is no transaction.
+            # Commit or roll back. The call is saved when there is no transaction.
             if conn.pgconn.transaction_status != IDLE or conn._tpc or conn._num_transactions:
                 conn.__exit__(exc_type, exc, traceback)
         finally:

@@ -14,31 +14,29 @@ are refused (57P03), and the pool replaces them or waits.
 from __future__ import annotations
 
 import logging
-import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from psycopg import pq
 
 from .causes import Cause
+from .core import Core
 
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
-
-    from .pool import Pool
 
 logger = logging.getLogger("psycopg.pool")
 
 PAUSE = 2.0
 """Shortest time (s) between two retirements after refused writes. Where the new connections
-are read-only as well, replacing them for every refused write would help nobody."""
+are read-only as well, replacing them for every refused write would be of no use."""
 
 
 class Failover:
     """Retires a pool's connections to a server that takes no more writes."""
 
-    def __init__(self, pool: Pool[Any]) -> None:
-        self._pool = weakref.ref(pool)
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self._retired_at = self._warned_at = -PAUSE
 
     def watch(self, conn: Connection[Any]) -> None:
@@ -54,51 +52,51 @@ class Failover:
 
         Idle ones are closed now, those in use when they are returned. Does not switch.
         """
-        pool = self._pool()
-        if pool is None or pool.closed:
+        core = self._core
+        if core.closed:
             return
         place, now = _place(conn), monotonic()
-        for slot in list(pool._bag.out.values()):
+        for slot in list(core.bag.out.values()):
             if _place(slot.conn) == place:
                 # Not kept like an old one while no other can be opened.
                 slot.drain(Cause.READ_ONLY_SERVER)
         stale = [
             slot
-            for slot in list(pool._bag.idle)
+            for slot in list(core.bag.idle)
             # One that was opened since may have reached the new server at the same address.
             if _place(slot.conn) == place and _is_read_only(slot.conn) is not False
         ]
         for slot in stale:
-            pool._evict(slot, Cause.READ_ONLY_SERVER)
+            core.evict(slot, Cause.READ_ONLY_SERVER)
         if now - self._warned_at >= PAUSE:  # the others hear of it a moment later
             self._warned_at = now
             logger.warning(
                 "pool %r: the server at %s takes no more writes: retiring the connections to it",
-                pool.name,
+                core.settings.name,
                 ":".join(place),
             )
 
     def refused(self, conn: Connection[Any]) -> None:
-        """The server refused a statement of *conn* with 25006."""
+        """React to the server's refusal (25006) to execute a statement of *conn*."""
         if conn.wants_writes is False:
             return  # a server for reading is what the user asked for
         read_only = _is_read_only(conn)
         if read_only is None:
             read_only = not conn.read_only  # an old server does not say: unless asked for
-        now, pool = monotonic(), self._pool()
-        if not read_only or pool is None:
+        now, core = monotonic(), self._core
+        if not read_only:
             return
         if now - self._retired_at >= PAUSE:
             self._retired_at = now
             self.retire(conn)
-            pool._watchdog.suspect()  # the idle ones have not heard of it yet
-        elif conn.begun_at < self._retired_at and (slot := pool._bag.out.get(conn)) is not None:
-            # Idle or being opened then, and in use before anybody asked it.
+            core.suspect()  # the idle ones have not heard of it yet
+        elif conn.begun_at < self._retired_at and (slot := core.bag.out.get(conn)) is not None:
+            # It was idle or being opened then, and was given to a user before it was probed.
             slot.drain(Cause.READ_ONLY_SERVER)
 
 
 def _is_read_only(conn: Connection[Any]) -> bool | None:
-    """Tell what the server last said of itself; ``None`` if it does not say (before 14)."""
+    """Tell what the server last reported about itself; ``None`` before PostgreSQL 14."""
     status = conn.pgconn.parameter_status
     reports = status(b"in_hot_standby"), status(b"default_transaction_read_only")
     return None if None in reports else b"on" in reports
@@ -112,7 +110,7 @@ def _place(conn: Connection[Any]) -> tuple[str, str]:
 
 
 def _wants_writes(conn: Connection[Any]) -> bool | None:
-    """Tell from a new connection whether it is for writing; ``None``: nobody said."""
+    """Tell from a new connection whether it is for writing; ``None`` if that is unknown."""
     for option in conn.pgconn.info:
         if option.keyword == b"target_session_attrs" and option.val:
             attributes = option.val.decode(errors="replace")

@@ -1,12 +1,13 @@
-"""Who holds a pool's connections, who waits, and what the statements are.
+"""Reports on a pool: its numbers, the holders of its connections, and its waiters.
 
-Everything is found out when somebody asks: a checkout only notes the time and the greenlet.
+Everything is found out when a report is asked for: a checkout only notes the time and the greenlet.
 The statement is read from the frames of the greenlet that waits for it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,77 +20,73 @@ from geventpg.sql.reading import read_text
 from geventpg.sql.text import text_of
 
 from .causes import EVICTIONS, RETIREMENTS
-from .slots import Slot, SlotState
+from .core import Core
+from .slots import Slot
 from .stats import Histogram, Holder, PoolStats, Waiter
 from .work import work_of
 
 if TYPE_CHECKING:
     from geventpg.statements.pipe import Pipe
-
-    from .pool import Pool
+    from geventpg.statements.stats import StatementStats
 
 _COMMANDS = {"commit": "COMMIT", "rollback": "ROLLBACK"}
 
 
-def stats(pool: Pool[Any]) -> PoolStats:
-    """Return what *pool* counted and measured, and its sizes now."""
-    bag, tally = pool._bag, pool._tally
+def stats(core: Core, statements: StatementStats) -> PoolStats:
+    """Return what a pool counted and measured, and its sizes now."""
+    bag, settings, counters = core.bag, core.settings, core.counters
     now = time.monotonic()
-    at_once = pool._requests - pool._queued - tally.at_once_errors
-    counters = pool._stats
-    first, *others = tally.waits
+    at_once = counters.requests - counters.queued - counters.at_once_errors
+    first, *others = counters.wait.counts
+    hold = counters.hold
     return PoolStats(
-        name=pool.name,
-        min_size=pool.min_size,
-        max_size=pool.max_size,
+        name=settings.name,
+        min_size=settings.min_size,
+        max_size=settings.max_size,
         size=bag.size,
         idle=len(bag.idle),
         in_use=bag.in_use,
         returning=bag.returning,
         connecting=bag.connecting,
-        waiting=len(pool._waiting),
-        longest_hold=max((now - slot.since for slot in _taken(pool)), default=0.0),
-        longest_wait=max((now - waiter.since for waiter in pool._waiting), default=0.0),
-        requests=pool._requests,
-        queued=pool._queued,
-        timed_out=tally.timed_out,
-        shed=tally.shed,
-        rejected=tally.rejected,
-        interrupted=tally.interrupted,
-        created=sum(tally.connect.counts),
-        connect_errors=counters[pool._CONNECTIONS_ERRORS],
-        evicted=MappingProxyType({c.value: tally.left[c] for c in EVICTIONS}),
-        retired=MappingProxyType({c.value: tally.left[c] for c in RETIREMENTS}),
-        healed=counters[pool._STATEMENTS_HEALED],
-        lost=counters[pool._STATEMENTS_LOST],
-        cancelled=tally.cancelled,
-        leaked=tally.leaked,
-        statements=pool._pipes.stats(),
-        wait=Histogram((first + max(at_once, 0), *others), pool._wait_seconds),
-        connect=tally.connect.snapshot(),
-        validate=tally.validate.snapshot(),
-        hold=None if tally.holds is None else Histogram(tuple(tally.holds), pool._usage_seconds),
-        statement=None if tally.statement is None else tally.statement.snapshot(),
+        waiting=len(core.waiting),
+        longest_hold=max((now - slot.since for slot in bag.taken()), default=0.0),
+        longest_wait=max((now - waiter.since for waiter in core.waiting), default=0.0),
+        requests=counters.requests,
+        queued=counters.queued,
+        timed_out=counters.timed_out,
+        shed=counters.shed,
+        rejected=counters.rejected,
+        interrupted=counters.interrupted,
+        created=sum(counters.connect.counts),
+        connect_errors=counters.connect_errors,
+        evicted=MappingProxyType({c.value: counters.left[c] for c in EVICTIONS}),
+        retired=MappingProxyType({c.value: counters.left[c] for c in RETIREMENTS}),
+        healed=counters.healed,
+        lost=counters.lost,
+        cancelled=counters.cancelled,
+        leaked=counters.leaked,
+        statements=statements,
+        wait=Histogram((first + max(at_once, 0), *others), counters.wait.sum),
+        connect=counters.connect.snapshot(),
+        validate=counters.validate.snapshot(),
+        hold=None if hold is None else Histogram(tuple(hold), counters.usage_seconds),
+        statement=None if counters.statement is None else counters.statement.snapshot(),
     )
 
 
-def holders(pool: Pool[Any]) -> tuple[Holder, ...]:
-    """Return who has a connection of *pool*, the longest first."""
+def holders(core: Core, pipes: Iterable[Pipe]) -> tuple[Holder, ...]:
+    """Return who has a connection, the longest first; single statements share those of *pipes*."""
     now, clock = time.monotonic(), time.time()
-    taken = sorted(_taken(pool), key=lambda slot: slot.since)
-    pipes = {pipe.conn: pipe for pipe in pool._pipes.pipes}
-    return tuple(_holder(slot, pipes.get(slot.conn), now, clock) for slot in taken)
+    taken = sorted(core.bag.taken(), key=lambda slot: slot.since)
+    shared = {pipe.conn: pipe for pipe in pipes}
+    return tuple(_holder(slot, shared.get(slot.conn), now, clock) for slot in taken)
 
 
-def _taken(pool: Pool[Any]) -> list[Slot]:
-    return [slot for slot in list(pool._bag.out.values()) if slot.state is SlotState.IN_USE]
-
-
-def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:
-    """Return who waits for a connection of *pool*, the first in line first."""
+def waiters(core: Core) -> tuple[Waiter, ...]:
+    """Return the waiters for a connection, the first in line first."""
     now, clock = time.monotonic(), time.time()
     found = []
-    for waiter in pool._waiting:
+    for waiter in core.waiting:
         greenlet = waiter.greenlet
         seconds = now - waiter.since
         task, task_id = work_of(greenlet)
@@ -107,7 +104,7 @@ def waiters(pool: Pool[Any]) -> tuple[Waiter, ...]:
 
 
 def _holder(slot: Slot, pipe: Pipe | None, now: float, clock: float) -> Holder:
-    # Handed over a moment ago, it has nobody yet who knows of it.
+    # Without one it was handed to a waiter a moment ago, which did not run since.
     greenlet = slot.taker and slot.taker()
     task, task_id = work_of(greenlet)
     conn = slot.conn
@@ -127,7 +124,7 @@ def _holder(slot: Slot, pipe: Pipe | None, now: float, clock: float) -> Holder:
 
 
 def _head_of(pipe: Pipe) -> str | None:
-    """Return what the server is at for those who share the connection, without literals."""
+    """Return the statement that the server executes on a shared connection, without literals."""
     plan = pipe.sent[0].plan if pipe.sent else None
     return None if plan is None else read_text(plan.text).without_literals
 

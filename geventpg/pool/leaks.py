@@ -7,12 +7,11 @@ import sys
 import traceback
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import gevent
 
-if TYPE_CHECKING:
-    from .slots import Slot
+from .settings import Settings
+from .slots import Slot
 
 logger = logging.getLogger("geventpg")
 
@@ -20,7 +19,7 @@ _STACK_DEPTH = 25
 
 
 class _Lease:
-    """One checkout: by whom, since when, from where."""
+    """One checkout: which greenlet made it, when, and from where."""
 
     __slots__ = ("greenlet", "reported", "since", "stack")
 
@@ -44,15 +43,18 @@ def _callers_frame() -> FrameType | None:
 
 
 class LeakDetector:
-    """Remembers who took a connection and tells who holds one past *threshold* seconds."""
+    """Remembers who took a connection, and reports one that is held past ``leak_threshold``.
 
-    def __init__(self, pool_name: str, threshold: float) -> None:
-        self._pool_name = pool_name
-        self._threshold = threshold
+    With a threshold of ``0`` it remembers nothing.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
     def taken(self, slot: Slot) -> None:
         """Note a checkout by the current greenlet."""
-        slot.lease = _Lease()
+        if self._settings.leak_threshold:
+            slot.lease = _Lease()
 
     def returned(self, slot: Slot) -> None:
         """Note the return; log it if the checkout had been reported."""
@@ -60,7 +62,7 @@ class LeakDetector:
         if lease is not None and lease.reported:
             logger.warning(
                 "pool %r: connection %s that was held too long was returned after %.3f s by %s",
-                self._pool_name,
+                self._settings.name,
                 slot.conn,
                 monotonic() - lease.since,
                 lease.greenlet,
@@ -68,44 +70,26 @@ class LeakDetector:
 
     def look(self, slot: Slot, now: float) -> bool:
         """Report *slot* if it is held for too long and was not reported yet; tell whether."""
-        lease = slot.lease
-        if lease is None or lease.reported or now - lease.since < self._threshold:
+        lease, threshold = slot.lease, self._settings.leak_threshold
+        if lease is None or lease.reported or now - lease.since < threshold:
             return False
         lease.reported = True
         logger.warning(
             "pool %r: connection %s is held for %.3f s (leak_threshold %g s) by %s;"
             " it was taken at:\n%s",
-            self._pool_name,
+            self._settings.name,
             slot.conn,
             now - lease.since,
-            self._threshold,
+            threshold,
             lease.greenlet,
             "".join(lease.stack.format()).rstrip(),
         )
         return True
 
     def next_due(self, slot: Slot) -> float | None:
-        """Tell when *slot* is to be looked at next."""
+        """Return when *slot* is to be looked at next (``time.monotonic``), ``None`` for never."""
         lease = slot.lease
         if lease is None or lease.reported:
             return None
-        due: float = lease.since + self._threshold
+        due: float = lease.since + self._settings.leak_threshold
         return due
-
-
-class NoLeakDetector:
-    """Leak detection switched off."""
-
-    def taken(self, slot: Slot) -> None:
-        """Do nothing."""
-
-    def returned(self, slot: Slot) -> None:
-        """Do nothing."""
-
-    def look(self, _slot: Slot, _now: float) -> bool:
-        """Do nothing."""
-        return False
-
-    def next_due(self, _slot: Slot) -> float | None:
-        """Never."""
-        return None

@@ -6,18 +6,15 @@ import atexit
 import os
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geventpg import hub
 
-if TYPE_CHECKING:
-    from .pool import Pool
+open_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every open `Pool` of this process."""
 
-open_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
-"""Every open pool of this process."""
-
-on_open: list[Callable[[Pool[Any]], object]] = []
-"""Called with each pool that opens."""
+on_open: list[Callable[[Any], object]] = []
+"""Called with each `Pool` that opens."""
 
 
 def _close_at_exit() -> None:
@@ -29,7 +26,7 @@ def _close_at_exit() -> None:
 def _start_afresh_in_child() -> None:
     hub.abandon_half_open()
     for pool in list(open_pools):
-        pool._after_fork()
+        pool.start_anew_in_child()
 
 
 atexit.register(_close_at_exit)

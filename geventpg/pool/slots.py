@@ -1,11 +1,24 @@
-"""Who holds what: the bag of a pool's connections. No I/O, no waiting, no policy.
+"""The bag of a pool's connections: one `Slot` for each, and where it is. No I/O and no policy.
 
-Every connection has one `Slot`, which lives as long as it does. The bag knows where each
-slot is; a connection that is being opened is counted before it exists. So at every instant
+At every instant
 
     idle + out + connecting = size <= max_size
 
-where *out* are the slots in use, being returned, or reserved for maintenance.
+where *out* are the connections in use, being returned, or reserved for a check. A connection that
+is being opened is counted before it exists.
+
+The place of a slot is its state, and only `Bag` moves it::
+
+    (opened) --add--> CHECKING
+    IDLE --use--> IN_USE          IDLE --reserve--> CHECKING
+    IN_USE --clean--> RETURNING
+    IN_USE, RETURNING, CHECKING --rest--> IDLE
+    IN_USE, RETURNING, CHECKING --hand_on--> IN_USE
+    IDLE, IN_USE, RETURNING, CHECKING --remove--> CLOSED
+
+Each method refuses a slot that is elsewhere. `Pool.getconn` and `Pool.putconn` do `use` and
+`rest` themselves where nobody competes, because a call costs more there than all the rest: they
+take a slot out of `Bag.idle` and put it into `Bag.out`, or back, and so the state follows.
 """
 
 from __future__ import annotations
@@ -32,13 +45,8 @@ class SlotState(enum.Enum):
     CLOSED = "closed"
 
 
-_MOVES: dict[SlotState, frozenset[SlotState]] = {
-    SlotState.IDLE: frozenset({SlotState.IN_USE, SlotState.CHECKING, SlotState.CLOSED}),
-    SlotState.IN_USE: frozenset({SlotState.IDLE, SlotState.RETURNING, SlotState.CLOSED}),
-    SlotState.RETURNING: frozenset({SlotState.IDLE, SlotState.IN_USE, SlotState.CLOSED}),
-    SlotState.CHECKING: frozenset({SlotState.IDLE, SlotState.IN_USE, SlotState.CLOSED}),
-    SlotState.CLOSED: frozenset(),
-}
+IDLE, IN_USE = SlotState.IDLE, SlotState.IN_USE
+RETURNING, CHECKING, CLOSED = SlotState.RETURNING, SlotState.CHECKING, SlotState.CLOSED
 
 
 class Slot:
@@ -46,22 +54,34 @@ class Slot:
 
     __slots__ = (
         "__weakref__",
+        "_occupation",
+        "_out",
         "conn",
         "expires_at",
         "fate",
         "idle_since",
         "keeper",
         "lease",
+        "old_at",
         "probed_at",
         "since",
-        "state",
         "taker",
     )
 
-    def __init__(self, conn: Connection[Any], now: float, expires_at: float) -> None:
+    def __init__(
+        self, conn: Connection[Any], out: dict[Any, Slot], now: float, old_at: float
+    ) -> None:
         self.conn = conn
-        self.state = SlotState.CHECKING
-        self.expires_at = expires_at
+        self._out = out
+        self._occupation: SlotState | None = CHECKING
+        """What the pool does with it: ``RETURNING``, ``CHECKING`` or ``CLOSED``."""
+        self.old_at = old_at
+        """When it reaches its ``max_lifetime``."""
+        self.expires_at = old_at
+        """When it is to be replaced. An old connection gets a short reprieve while its
+        replacement is opened, a drained one is due at once (``0.0``)."""
+        self.fate = Cause.EXPIRED
+        """Why it is to be replaced once `expires_at` has passed."""
         self.idle_since = now
         """When it was last returned."""
         self.probed_at = now
@@ -72,17 +92,16 @@ class Slot:
         self.since = now
         """When it was last checked out."""
         self.taker: weakref.ref[Any] | None = None
-        """The greenlet that checked it out. ``None``: nobody may return it, because it is not
-        checked out, is on its way to who waits, or is shared by statements. Weak: nothing here may
-        keep the greenlet from ending."""
-        self.fate = Cause.EXPIRED
-        """Why it is to be replaced once `expires_at` has passed."""
+        """The greenlet that checked it out. ``None`` if no greenlet may return it: it is not
+        checked out, is on its way to a waiter, or is shared by single statements. Weak, because
+        the pool must not keep the greenlet from ending."""
 
-    def move(self, state: SlotState) -> None:
-        """Change the state; raise ``AssertionError`` for a change that cannot be."""
-        if state not in _MOVES[self.state]:
-            raise AssertionError(f"a connection cannot go from {self.state} to {state}")
-        self.state = state
+    @property
+    def state(self) -> SlotState:
+        """Where it is; see the picture at the top."""
+        if self._occupation is not None:
+            return self._occupation
+        return IN_USE if self.conn in self._out else IDLE
 
     @property
     def drained(self) -> bool:
@@ -93,53 +112,91 @@ class Slot:
         """Have it replaced as soon as it is idle. Does not touch the connection."""
         self.expires_at, self.fate = 0.0, cause
 
-    def forget(self) -> None:
-        """End it in a forked child, together with the copy of whoever works on it."""
-        self.state, self.taker = SlotState.CLOSED, None
+    def abandon(self) -> None:
+        """End it in a forked child, together with the copy of the greenlet that works on it."""
+        self._occupation, self.taker = CLOSED, None
         if self.keeper is not None:
             self.keeper.kill(block=False)
+
+    def occupy(self, occupation: SlotState | None, *before: SlotState) -> None:
+        """Note what the pool does with it from now on. Only `Bag` calls it.
+
+        Raise ``AssertionError`` if its state is none of *before*.
+        """
+        if self.state not in before:
+            raise AssertionError(
+                f"a connection cannot go from {self.state.value!r} to"
+                f" {'the users' if occupation is None else repr(occupation.value)}"
+            )
+        self._occupation = occupation
 
 
 class Bag:
     """All slots of one pool, by where they are. Every method is atomic: nothing switches."""
 
-    __slots__ = ("connecting", "idle", "out")
+    __slots__ = ("connecting", "idle", "least_idle", "out")
 
     def __init__(self) -> None:
         self.idle: deque[Slot] = deque()
         """The most recently used connection is on the right."""
+        self.least_idle = 0
+        """The fewest idle connections since this was last set, counted by `use`."""
         self.out: dict[Any, Slot] = {}
         self.connecting = 0
 
     @property
     def size(self) -> int:
-        """Connections that exist or are being opened."""
+        """The number of connections that exist or are being opened."""
         return len(self.idle) + len(self.out) + self.connecting
 
     @property
     def in_use(self) -> int:
-        """Connections checked out by somebody."""
-        return sum(slot.state is SlotState.IN_USE for slot in list(self.out.values()))
+        """The number of connections that are checked out."""
+        return len(self.taken())
 
     @property
     def returning(self) -> int:
-        """Connections that will soon be available: being cleaned or checked."""
-        return sum(slot.state is not SlotState.IN_USE for slot in list(self.out.values()))
+        """The number of connections that will soon be available: being cleaned or checked."""
+        return sum(slot.state is not IN_USE for slot in list(self.out.values()))
 
-    def add(self, slot: Slot) -> None:
+    def taken(self) -> list[Slot]:
+        """Return the slots that are in use."""
+        return [slot for slot in list(self.out.values()) if slot.state is IN_USE]
+
+    def add(self, conn: Connection[Any], now: float, old_at: float) -> Slot:
         """Enter a connection that was just opened in place of its reservation."""
+        slot = Slot(conn, self.out, now, old_at)
         self.connecting -= 1
+        self.out[conn] = slot
+        return slot
+
+    def use(self, slot: Slot) -> None:
+        """Check an idle connection out."""
+        slot.occupy(None, IDLE)
+        if self.idle[-1] is slot:
+            self.idle.pop()
+        else:
+            self.idle.remove(slot)
+        self.least_idle = min(self.least_idle, len(self.idle))
         self.out[slot.conn] = slot
 
     def reserve(self, slot: Slot) -> None:
-        """Take an idle slot away for maintenance, before touching its connection."""
+        """Take an idle connection away for a check, before touching it."""
+        slot.occupy(CHECKING, IDLE)
         self.idle.remove(slot)
-        slot.move(SlotState.CHECKING)
         self.out[slot.conn] = slot
+
+    def clean(self, slot: Slot) -> None:
+        """Have the pool clean a returned connection: it stays out meanwhile."""
+        slot.occupy(RETURNING, IN_USE)
+
+    def hand_on(self, slot: Slot) -> None:
+        """Give a connection that is out to a waiter: in use, even before the waiter runs."""
+        slot.occupy(None, IN_USE, RETURNING, CHECKING)
 
     def rest(self, slot: Slot, *, cold: bool = False) -> None:
         """Put a slot among the idle ones: by the time it was last used, or on the *cold* end."""
-        slot.move(SlotState.IDLE)
+        slot.occupy(None, IN_USE, RETURNING, CHECKING)
         del self.out[slot.conn]
         place = 0 if cold else len(self.idle)
         while place and self.idle[place - 1].idle_since > slot.idle_since:
@@ -147,12 +204,13 @@ class Bag:
         self.idle.insert(place, slot)
 
     def remove(self, slot: Slot) -> None:
-        """Forget a slot whose connection is closed or about to be."""
-        if slot.state is SlotState.IDLE:
+        """Strike out a slot whose connection is closed or about to be."""
+        was_idle = slot.state is IDLE
+        slot.occupy(CLOSED, IDLE, IN_USE, RETURNING, CHECKING)
+        if was_idle:
             self.idle.remove(slot)
         else:
             del self.out[slot.conn]
-        slot.move(SlotState.CLOSED)
 
     def __iter__(self) -> Iterator[Slot]:
         yield from list(self.idle)

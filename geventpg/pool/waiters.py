@@ -1,4 +1,4 @@
-"""Who waits for a connection, in which order and until when.
+"""The greenlets that wait for a connection: in which order and until when.
 
 First come, first served. A waiter that dies or gives up leaves the queue at that moment, so
 nothing here is ever stale. One timer serves all deadlines.
@@ -14,9 +14,10 @@ from typing import Any
 from greenlet import getcurrent
 
 from geventpg import hub
+from geventpg.errors import PoolTimeout
 
-# When deadlines are not in queue order each expiry looks at the whole queue; this bounds how
-# often, and is how late such a waiter may be told.
+# When the deadlines are not in queue order each expiry looks at the whole queue. This is the
+# shortest time between two expiries then, and how late a waiter may be told.
 _COALESCE = 0.005
 
 
@@ -33,14 +34,13 @@ _new = Waiter.__new__
 
 
 class WaitQueue:
-    """FIFO of `Waiter`. *timed_out* makes the error for those whose deadline passed."""
+    """Waiters, first in, first out. One whose deadline passes gets a plain `PoolTimeout`."""
 
-    def __init__(self, timed_out: Callable[[], BaseException]) -> None:
-        self._timed_out = timed_out
+    def __init__(self) -> None:
         self._hub = hub.current_hub()
         self._run_callback = self._hub.loop.run_callback
         self.line: OrderedDict[Waiter, None] = OrderedDict()
-        """Those who wait, the first in front; for others to look at."""
+        """The waiters, the first in front; for others to look at."""
         self._timer = hub.Timer(self._expire)
         self._last_deadline = 0.0
         self._in_order = True
@@ -56,12 +56,12 @@ class WaitQueue:
 
     def join(self, deadline: float, since: float) -> Waiter:
         """Queue up the current greenlet, which waits from *since*. Does not switch."""
-        # What `Parked` does, without calls: four checkouts in five wait.
+        # The constructor of `Parked` without its calls: in a busy pool four checkouts in five wait.
         waiter = _new(Waiter)
         waiter.deadline, waiter.since = deadline, since
-        waiter._hub = owner = self._hub
-        waiter._greenlet = current = getcurrent()
-        waiter._callback = waiter.value = waiter.error = None
+        waiter.hub = owner = self._hub
+        waiter.greenlet = current = getcurrent()
+        waiter.wake_up = waiter.value = waiter.error = None
         if current is owner:
             hub.check_can_wait(owner, "the pool")
         if not self.line:
@@ -83,24 +83,24 @@ class WaitQueue:
             self._timer.keep_alive(False)
 
     def hand(self, value: Any) -> bool:
-        """Hand *value* to the first who still wants it; ``False`` if nobody does."""
+        """Hand *value* to the first waiter that still wants it; ``False`` if there is none."""
         line = self.line
         while line:
             waiter, _ = line.popitem(last=False)
             if not line:
-                # Stays armed, as more waiters are likely, but must not hold up an exit.
+                # The timer stays armed, as more waiters are likely, but must not delay an exit.
                 self._timer.keep_alive(False)
-            # What `Parked.hand` does, without a call.
-            waiting = waiter._greenlet
-            if waiting is not None and waiter._callback is None:
+            # `Parked.hand` without the call.
+            waiting = waiter.greenlet
+            if waiting is not None and waiter.wake_up is None:
                 waiter.value = value
-                run_callback = self._run_callback  # a method of somebody else's is found faster
-                waiter._callback = run_callback(waiting.switch)
+                run_callback = self._run_callback  # a cached bound method saves a lookup
+                waiter.wake_up = run_callback(waiting.switch)
                 return True
         return False
 
     def fail_all(self, error: Callable[[], BaseException]) -> int:
-        """Make everybody's wait raise; return how many there were."""
+        """Make every wait raise; return how many there were."""
         count = 0
         while self.line:
             waiter, _ = self.line.popitem(last=False)
@@ -121,6 +121,6 @@ class WaitQueue:
                     break
         for waiter in late:
             del self.line[waiter]
-            waiter.fail(self._timed_out())
+            waiter.fail(PoolTimeout())  # the waiter adds the details
         if earliest is not None:
             self._timer.arm(earliest if self._in_order else max(earliest, now + _COALESCE))

@@ -344,8 +344,8 @@ def _config(name: str) -> _Config:
 def _make_pool(name: str) -> ConnectionPool[Any]:
     config = _config(name)
     if hub.in_use():
-        pool: ConnectionPool[Any] = Pool(config.conninfo, name=name, open=False, **config.options)
-        cast("Pool[Any]", pool)._reclaim = reclaim_from_dead
+        pool: Pool[Any] = Pool(config.conninfo, name=name, open=False, **config.options)
+        pool.reclaim_with(reclaim_from_dead)
         return pool
     return stock.make(name, config.conninfo, config.options)
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.abc import Params, Query
 from psycopg.errors import QueryCanceled
 from psycopg.rows import RowFactory
+from psycopg_pool import ConnectionPool
 
 from geventpg.pool.pool import Pool
 from geventpg.statements.alone import (
@@ -25,10 +26,14 @@ from geventpg.statements.alone import (
     too_late,
 )
 from geventpg.statements.result import Result
-from geventpg.statements.run import run
 
 from . import pools as registry
 from . import stock
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from geventpg.statements.abc import StatementOptions
 
 
 def execute(
@@ -37,18 +42,17 @@ def execute(
     *,
     name: str = "default",
     row_factory: RowFactory[Any] | None = None,
-    prepare: bool | None = None,
-    binary: bool = False,
-    timeout: float | None = None,
-    idempotent: bool = False,
+    **options: Unpack[StatementOptions],
 ) -> Result[Any]:
     """Execute one statement on pool *name*, as `Pool.execute` does; return its `Result`.
 
     It is a transaction of its own, also inside one of this greenlet, of which it is no part. In
     processes without gevent it works too, on a connection of its own.
     """
-    asked = Asked(query, params, row_factory, prepare, binary, idempotent)
-    result: Result[Any] = _run(name, everything, asked, timeout)
+    pool: ConnectionPool[Any] = registry.get_pool(name)
+    if isinstance(pool, Pool):
+        return pool.execute(query, params, row_factory=row_factory, **options)
+    result: Result[Any] = _run_alone(pool, everything, query, params, row_factory, **options)
     return result
 
 
@@ -58,14 +62,13 @@ def fetch_all(
     *,
     name: str = "default",
     row_factory: RowFactory[Any] | None = None,
-    prepare: bool | None = None,
-    binary: bool = False,
-    timeout: float | None = None,
-    idempotent: bool = False,
+    **options: Unpack[StatementOptions],
 ) -> list[Any]:
     """Execute one statement on pool *name*, as `Pool.fetch_all` does; return its rows."""
-    asked = Asked(query, params, row_factory, prepare, binary, idempotent)
-    rows: list[Any] = _run(name, all_rows, asked, timeout)
+    pool: ConnectionPool[Any] = registry.get_pool(name)
+    if isinstance(pool, Pool):
+        return pool.fetch_all(query, params, row_factory=row_factory, **options)
+    rows: list[Any] = _run_alone(pool, all_rows, query, params, row_factory, **options)
     return rows
 
 
@@ -75,14 +78,13 @@ def fetch_one(
     *,
     name: str = "default",
     row_factory: RowFactory[Any] | None = None,
-    prepare: bool | None = None,
-    binary: bool = False,
-    timeout: float | None = None,
-    idempotent: bool = False,
+    **options: Unpack[StatementOptions],
 ) -> Any:
     """Execute one statement on pool *name*, as `Pool.fetch_one` does; return a row or ``None``."""
-    asked = Asked(query, params, row_factory, prepare, binary, idempotent)
-    return _run(name, one_row, asked, timeout)
+    pool: ConnectionPool[Any] = registry.get_pool(name)
+    if isinstance(pool, Pool):
+        return pool.fetch_one(query, params, row_factory=row_factory, **options)
+    return _run_alone(pool, one_row, query, params, row_factory, **options)
 
 
 def fetch_val(
@@ -90,21 +92,29 @@ def fetch_val(
     params: Params | None = None,
     *,
     name: str = "default",
+    **options: Unpack[StatementOptions],
+) -> Any:
+    """Execute one statement on pool *name*, as `Pool.fetch_val` does; return one value."""
+    pool: ConnectionPool[Any] = registry.get_pool(name)
+    if isinstance(pool, Pool):
+        return pool.fetch_val(query, params, **options)
+    return _run_alone(pool, one_value, query, params, None, **options)
+
+
+def _run_alone(
+    pool: ConnectionPool[Any],
+    take: Take,
+    query: Query,
+    params: Params | None,
+    row_factory: RowFactory[Any] | None,
+    *,
     prepare: bool | None = None,
     binary: bool = False,
     timeout: float | None = None,
     idempotent: bool = False,
 ) -> Any:
-    """Execute one statement on pool *name*, as `Pool.fetch_val` does; return one value."""
-    asked = Asked(query, params, None, prepare, binary, idempotent)
-    return _run(name, one_value, asked, timeout)
-
-
-def _run(name: str, take: Take, asked: Asked, timeout: float | None) -> Any:
-    pool: Any = registry.get_pool(name)
-    if isinstance(pool, Pool):
-        query, params, row_factory, prepare, binary, idempotent = asked
-        return run(pool, take, query, params, row_factory, prepare, binary, timeout, idempotent)
+    """Execute a statement on a connection of its own, where gevent does not run."""
+    asked = Asked(query, params, row_factory, prepare, binary, idempotent)
     deadline = None if timeout is None else monotonic() + timeout
     bounded: Callable[[Any], AbstractContextManager[object]] = nullcontext
     if timeout is not None and deadline is not None:
@@ -113,7 +123,7 @@ def _run(name: str, take: Take, asked: Asked, timeout: float | None) -> Any:
     def checkout() -> psycopg.Connection[Any]:
         return stock.check_out(pool, None if deadline is None else max(deadline - monotonic(), 0.0))
 
-    return Alone(pool, checkout, bounded).run(asked, take)
+    return Alone(checkout, pool.putconn, bounded).run(asked, take)
 
 
 @contextmanager

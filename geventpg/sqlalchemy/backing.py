@@ -37,13 +37,7 @@ _OPTIONS = sorted(set(OPTIONS) - set(_SAID_OTHERWISE))
 
 
 class EnginePool(Pool[Any]):
-    """An engine's own pool, which tells the engine of every connection it closes."""
-
-    on_close: Callable[[psycopg.Connection[Any]], None]
-
-    def _close_connection(self, conn: psycopg.Connection[Any]) -> None:
-        super()._close_connection(conn)
-        self.on_close(conn)
+    """An engine's own pool, which ends with the engine."""
 
 
 def check_own_options(

@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from geventpg import hub
 from geventpg.connection.connection import Connection
-from geventpg.pool.detaching import detach
+from geventpg.pool.events import Event
 from geventpg.pool.pool import Pool
 from geventpg.registry import pools as registry
 from geventpg.registry import stock
@@ -120,7 +120,7 @@ class GeventPool(PlainPool):
             self._get = self._get_plain
         if self._pool_name is None and gevent_runs:
             own = backing.make(self._open_recorded, self._orig_logging_name, self._options)
-            own.on_close = self._closed_behind
+            own.add_listener(self._left_pool_behind, "evicted", "retired")
             own.open()
             self._own, self._take = own, own.getconn if self._timeout != 0 else self._take_behind
         return self._get()
@@ -244,7 +244,11 @@ class GeventPool(PlainPool):
     def _detach(self, record: Record) -> None:
         conn, record.held = record.held, None
         del conn.__dict__[self.key]
-        (detach if isinstance(conn._pool, Pool) else stock.detach)(conn._pool, conn)
+        pool = conn._pool
+        if isinstance(pool, Pool):
+            pool.detach(conn)
+        else:
+            stock.detach(pool, conn)
 
     # -- closing ----------------------------------------------------------------------------
 
@@ -265,9 +269,9 @@ class GeventPool(PlainPool):
         finally:
             pool.putconn(connection)  # the pool verifies the others if this one was lost
 
-    def _closed_behind(self, conn: Any) -> None:
-        """The pool behind closed a connection by its own decision, perhaps in the hub."""
-        self._tell_of_close(conn, functools.partial(hub.spawn, self.dispatch.close))
+    def _left_pool_behind(self, event: Event) -> None:
+        """Forget a connection that the pool behind closed on its own, perhaps in the hub."""
+        self._tell_of_close(event.connection, functools.partial(hub.spawn, self.dispatch.close))
 
     def _tell_of_close(self, conn: Any, tell: Callable[[Any, Record], object]) -> None:
         """Let *tell* call SQLAlchemy's listeners for the end of a connection that they know."""
@@ -307,7 +311,7 @@ class GeventPool(PlainPool):
         own = self._own
         self._start_afresh()
         if own is not None:
-            for conn in own._pool:
+            for conn in own.idle_connections():
                 self._tell_of_close(conn, self.dispatch.close)
             backing.close_if_unused(own)
             self.logger.info("Pool disposed. %s", self.status())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic, thread_time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -20,9 +20,6 @@ from geventpg.errors import CommitUnknown, StatementTimeout
 
 from .result import Result
 from .sharing import may_share, text_to_send
-
-if TYPE_CHECKING:
-    from psycopg_pool import ConnectionPool
 
 INERROR = pq.TransactionStatus.INERROR
 
@@ -79,20 +76,21 @@ def too_late(timeout: float) -> StatementTimeout:
 class Alone:
     """Statements on connections of their own, one for each execution.
 
-    :param checkout: gives an idle connection of *pool*.
+    :param checkout: gives an idle connection of a pool.
+    :param give_back: takes it back.
     :param bounded: makes a block that ends what takes too long.
     :param note: is told how many seconds the server took.
     """
 
     def __init__(
         self,
-        pool: ConnectionPool[Any],
         checkout: Callable[[], psycopg.Connection[Any]],
+        give_back: Callable[[Any], object],
         bounded: Callable[[psycopg.Connection[Any]], AbstractContextManager[object]],
         note: Callable[[float], object] | None = None,
     ) -> None:
-        self._pool = pool
         self._checkout = checkout
+        self._give_back = give_back
         self._bounded = bounded
         self._note = note
 
@@ -116,7 +114,7 @@ class Alone:
             finally:
                 if self._note is not None:
                     self._note(monotonic() - started - (thread_time() - busy))
-                self._pool.putconn(conn)
+                self._give_back(conn)
 
     def _execute(self, conn: psycopg.Connection[Any], asked: Asked, take: Take) -> Any:
         # Outside of BEGIN, which some statements do not like, unless it has something to say.

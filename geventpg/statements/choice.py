@@ -2,8 +2,8 @@
 
 There are ``statement_connections`` pipes that take statements, opened when they are needed. One
 whose head is slow, or whose connection is to go, takes no more and is replaced by another one
-on another connection of the pool. Those who find none wait until there is one, and a greenlet of
-the pool waits in their name for a connection, in line with everybody else.
+on another connection of the pool. A statement that finds none waits until there is one. One
+greenlet waits for a connection in the name of all of them, in line with the pool's other waiters.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-from weakref import ref
+from typing import Any
 
 import psycopg
 
@@ -20,9 +19,9 @@ from geventpg import hub
 from geventpg.connection.connection import Connection
 from geventpg.connection.cursor import Cursor
 from geventpg.connection.pooler import is_pooled
-from geventpg.errors import PoolTimeout, TooManyRequests
-from geventpg.pool.slots import Slot
+from geventpg.errors import PoolTimeout
 
+from .abc import Lender
 from .alone import too_late
 from .cancel import cancel_head
 from .costs import Costs
@@ -30,9 +29,6 @@ from .pipe import Pipe
 from .plan import MOVED, Call, Planner
 from .sending import GRACE, HEAD_LIMIT
 from .stats import StatementStats
-
-if TYPE_CHECKING:
-    from geventpg.pool.pool import Pool
 
 logger = logging.getLogger("geventpg")
 
@@ -43,16 +39,16 @@ _SPREAD = 8
 class Pipes:
     """The shared connections of one pool."""
 
-    def __init__(self, pool: Pool[Any]) -> None:
-        self._pool = pool
+    def __init__(self, lender: Lender) -> None:
+        self.lender = lender
         self._opener: Any = None
-        self.park = pool._hub.switch
-        """Lets others run until somebody switches back."""
+        self.park = lender.hub.switch
+        """Lets other greenlets run until one switches back."""
         self.costs = Costs()
         self._timed: dict[Call, None] = {}
-        """Who has a deadline."""
+        """The statements that have a deadline."""
         self._timer = hub.Timer(self._tick)
-        self._timer.keep_alive(False)  # what keeps the loop running is that somebody waits
+        self._timer.keep_alive(False)  # the waiting greenlets keep the loop running
         self.pipes: list[Pipe] = []
         self.usual: Pipe | None = None
         """The one there is, if there is to be one: nearly always the one to take."""
@@ -82,65 +78,49 @@ class Pipes:
                 taking += 1
                 if best is None or pipe.load < best.load:
                     best = pipe
-        if best is not None and (taking >= self._pool.statement_connections or best.load < _SPREAD):
+        if best is not None and (
+            taking >= self.lender.statement_connections or best.load < _SPREAD
+        ):
             return best
         found = self._take_idle()
-        if found is None and best is not None and self._pool._idle and self._opener is None:
-            self._open_another()  # nobody waits for it, but it will be ready then
+        if found is None and best is not None and self.lender.has_idle and self._opener is None:
+            self._open_another()  # no statement waits for it, but it will be ready for the next
         return found or best
 
     def _take_idle(self) -> Pipe | None:
         """Make a pipe of an idle connection if that needs no waiting."""
-        pool = self._pool
-        if not (pool._plain_checkout and pool._idle):
+        conn = self.lender.next_idle()
+        if conn is None:
             return None
-        slot = pool._idle[-1]
-        conn: Any = slot.conn
-        if conn.watch.news.pending:
-            return None  # it may have ended: `getconn` would give another one, or wait for it
         if conn.pooled is None:
             return None  # asking whether a pooler is in between takes a round trip
         if conn.lock.locked():
-            return None  # by somebody who kept it though it was returned
+            return None  # by a greenlet that kept it though it was returned
         if not is_suitable(conn):
             self.unsuitable = True
             return None
-        pool.getconn()  # that one
-        return self._make(slot)
+        self.lender.getconn()  # that one
+        return self._make(conn)
 
-    def _make(self, slot: Slot) -> Pipe:
-        conn = slot.conn
+    def _make(self, conn: Connection[Any]) -> Pipe:
         planner: Planner | None = conn.planner
         if planner is None:
             planner = conn.planner = Planner(conn)
         planner.refresh()
-        slot.since, slot.taker = monotonic(), None  # many use it
-        pipe = Pipe(self, slot, planner)
+        pipe = Pipe(self, self.lender.share(conn), planner)
         self.pipes.append(pipe)
         self._find_usual()
         return pipe
 
     def _find_usual(self) -> None:
-        is_alone = len(self.pipes) == 1 == self._pool.statement_connections
+        is_alone = len(self.pipes) == 1 == self.lender.statement_connections
         self.usual = self.pipes[0] if is_alone else None
 
     def left(self, pipe: Pipe) -> None:
         """Take the connection of a pipe that ended back into the pool. Does not switch."""
         self.pipes.remove(pipe)
         self._find_usual()
-        pool = self._pool
-        slot = pool._out.get(pipe.conn)
-        if slot is not None:
-            slot.taker = ref(pipe)
-            pool.putconn(pipe.conn)
-
-    def is_wanted_back(self) -> bool:
-        """Tell whether the pool shrinks, or somebody waits whom only a return can serve."""
-        pool = self._pool
-        if not pool._line and pool._plain_return:
-            return False  # which says that it does not shrink
-        size = pool._bag.size
-        return size > pool._max_size or (size == pool._max_size and bool(pool._line))
+        self.lender.unshare(pipe.lent)
 
     def retire_all(self) -> None:
         """Take no statements any more: the pool is closed. What was sent is answered."""
@@ -148,7 +128,7 @@ class Pipes:
             pipe.retire()
 
     def forget(self) -> None:
-        """End everything in a forked child, where nobody waits and the sockets are not ours."""
+        """End everything in a forked child: no greenlet waits there, the sockets are not ours."""
         for pipe in self.pipes:
             pipe.forget()
         self.pipes.clear()
@@ -162,26 +142,22 @@ class Pipes:
 
     def queue_up(self, call: Call) -> None:
         """Have a statement wait for a pipe. Does not switch."""
-        pool = self._pool
-        if pool.max_waiting and len(self.homeless) >= pool.max_waiting:
-            pool._stats[pool._REQUESTS_ERRORS] += 1
-            raise TooManyRequests(
-                f"the pool {pool.name!r} has already {len(self.homeless)} statements waiting for"
-                f" a connection (max_waiting={pool.max_waiting}; {pool._counts()})"
-            )
+        limit = self.lender.max_waiting
+        if limit and len(self.homeless) >= limit:
+            raise self.lender.turned_away(len(self.homeless))
         self.homeless.append(call)
         if self._opener is None:
             self._open_another()
 
     def welcome(self) -> None:
-        """There is a pipe: have all who wait for one choose again. Only in the hub."""
+        """Have all statements that wait for a pipe choose again: there is one. Only in the hub."""
         for _ in range(len(self.homeless)):
             if self.homeless:
                 self._wake(self.homeless.popleft(), MOVED)
 
     def _move_in(self, pipe: Pipe) -> None:
         self.welcome()
-        pipe.settle()  # it may be that nobody came
+        pipe.settle()  # perhaps no statement came
 
     def _open_another(self) -> None:
         opener = self._opener = hub.spawn(self._open)
@@ -190,11 +166,11 @@ class Pipes:
 
     def _open(self) -> None:
         """Wait for a connection, in line, and make a pipe of it."""
-        pool = self._pool
-        # Whoever is switched to comes back to the hub, and not to this greenlet.
-        run_in_hub = pool._hub.loop.run_callback
+        lender = self.lender
+        # A greenlet that is switched to from the hub comes back to the hub, and not to this one.
+        run_in_hub = lender.hub.loop.run_callback
         try:
-            conn: Any = pool.getconn()
+            conn: Any = lender.getconn()
         except PoolTimeout as error:
             if type(error) is not PoolTimeout:
                 run_in_hub(self._refuse, error)  # waiting will not help
@@ -202,23 +178,21 @@ class Pipes:
         except Exception as error:
             run_in_hub(self._refuse, error)
             return
-        slot = pool._out[conn]
-        pool._leaks.returned(slot)  # a busy pipe is no leak
         try:
             is_pooled(conn)
         except psycopg.Error as error:
-            logger.info("pool %r: a connection for statements was lost: %s", pool.name, error)
-            pool.putconn(conn)
+            logger.info("pool %r: a connection for statements was lost: %s", lender.name, error)
+            lender.putconn(conn)
             return
         except BaseException:
-            pool.putconn(conn)
+            lender.putconn(conn)
             raise
         self.unsuitable = not is_suitable(conn)
         if self.unsuitable or not self.homeless:
-            pool.putconn(conn)
+            lender.putconn(conn)
             run_in_hub(self.welcome)
             return
-        run_in_hub(self._move_in, self._make(slot))
+        run_in_hub(self._move_in, self._make(conn))
 
     def _opened(self, ended: Any) -> None:
         if self._opener is ended:
@@ -262,7 +236,7 @@ class Pipes:
             self._timer.arm(due)
 
     def abandon(self, call: Call) -> None:
-        """Nobody waits for a statement any more. Does not switch."""
+        """Note that no greenlet waits for a statement any more. Does not switch."""
         if call.wake is None:
             return  # it was answered just now
         call.wake = None
@@ -305,7 +279,7 @@ class Pipes:
                 self._attend_to_head(pipe, now)
 
     def _attend_to_head(self, pipe: Pipe, now: float) -> None:
-        """See to it that the server's statement holds nobody up for long, nor is for nobody."""
+        """Cancel the running statement in time if its caller is gone, or if it delays others."""
         sent = pipe.sent
         if not sent or sent[0].plan is None:
             return
@@ -324,8 +298,7 @@ class Pipes:
 
     def _timed_out(self, call: Call) -> psycopg.Error:
         if not call.sent:
-            self._pool._stats[self._pool._REQUESTS_ERRORS] += 1
-            return self._pool._timed_out(call.timeout)
+            return self.lender.unserved(call.timeout)
         return too_late(call.timeout)
 
     def _cancel_head(self, pipe: Pipe) -> None:
@@ -360,9 +333,9 @@ def is_suitable(conn: Connection[Any]) -> bool:
     """Tell whether statements of others may go over *conn* as they would over their own."""
     return (
         conn.cursor_factory is Cursor
-        # A pooler may give the server to somebody else between two that are on their way, when it
-        # has read a part of the second: an answer is lost, or is somebody else's (PgBouncer's
-        # issue 759). One at a time is certain.
+        # A pooler may give the server to another client between two statements that are on their
+        # way, when it has read a part of the second: an answer is lost, or goes to the wrong
+        # client (PgBouncer's issue 759). One at a time is certain.
         and conn.pooled is False
         # They would be called in the hub.
         and not conn._notice_handlers

@@ -34,8 +34,8 @@ from .sending import HEAD_LIMIT, NO_CHECK, PORTION, ROOM_FOR_PORTION, Sending
 
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
-    from geventpg.pool.slots import Slot
 
+    from .abc import Shared
     from .choice import Pipes
 
 logger = logging.getLogger("geventpg")
@@ -56,9 +56,9 @@ FAIR_SHARE = 0.01
 class Pipe(Sending):
     """The statements of many greenlets on one connection."""
 
-    def __init__(self, pipes: Pipes, slot: Slot, planner: Planner) -> None:
-        conn: Connection[Any] = slot.conn
-        super().__init__(pipes, slot)
+    def __init__(self, pipes: Pipes, lent: Shared, planner: Planner) -> None:
+        conn: Connection[Any] = lent.conn
+        super().__init__(pipes, lent)
         self.planner = planner
         self.row_factory = conn.row_factory
         self.taking = True
@@ -142,7 +142,7 @@ class Pipe(Sending):
                 if self.queue:
                     self._send_portion()
                 self._gather(elapsed / len(done))
-                if now - self._since > FAIR_SHARE and self.taking and pipes.is_wanted_back():
+                if now - self._since > FAIR_SHARE and self.taking and pipes.lender.is_wanted_back():
                     self.retire()
                 if not self.sent or pipes.homeless:
                     self.settle()
@@ -246,7 +246,7 @@ class Pipe(Sending):
         """Tell whether a new statement is well off here."""
         if now < self.stale_at:
             return self.taking
-        return self.taking and now < self._slot.expires_at and not self.is_stuck(now)
+        return self.taking and now < self.lent.expires_at and not self.is_stuck(now)
 
     def is_stuck(self, now: float) -> bool:
         """Tell whether the server is at one statement for long."""
@@ -255,7 +255,7 @@ class Pipe(Sending):
         self.gathering.stop()
         if hub.poll(self.conn.watch.fd, hub.READ):
             # The answer is there, and the hub was late to look.
-            self.stale_at = min(now + HEAD_LIMIT, self._slot.expires_at)
+            self.stale_at = min(now + HEAD_LIMIT, self.lent.expires_at)
             return False
         return True
 

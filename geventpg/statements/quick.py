@@ -1,9 +1,9 @@
 """The short way of a single statement: nearly all of them, when many come.
 
 Nothing special is asked for, its plan is known, and the usual pipe takes it. What does not fit
-goes the long way, `statement_run.run`; the same happens to it, in more steps. This is where a
-greenlet waits, so it is also about little memory: with a thousand of them what each needs to
-wait does not stay in the processor's cache.
+goes the long way, `run.run`; the same happens to it, in more steps. This is where a
+greenlet waits, so it is also about little memory: with a thousand greenlets, what each of them
+needs to wait does not stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -24,30 +24,29 @@ from .plan import LARGE, MOVED, TUPLES_OK, Moved, call_of
 from .run import run
 
 if TYPE_CHECKING:
-    from .methods import StatementMethods
+    from .choice import Pipes
 
 PGresult = pq.PGresult
 
 
 def run_quick(
-    pool: StatementMethods[Any],
+    pipes: Pipes,
     take: Take,
     query: Query,
     params: Params | None,
     row_factory: RowFactory[Any] | None,
 ) -> Any:
-    """Execute a statement and return what *take* stands for; see `StatementMethods.execute`."""
+    """Execute a statement and return what *take* stands for; see `Pool.execute`."""
     outcome: Any = MOVED
     current: Any = getcurrent()
-    pipes = pool._pipes
     pipe = pipes.usual
     if (
         pipe is not None
         and monotonic() < pipe.stale_at
         and not pipes.costs.penalties
-        and pool._meter is None
+        and pipes.lender.observer.meter is None
         and current.__class__ is Greenlet
-        and current.parent is pool._hub
+        and current.parent is pipes.lender.hub
         and query.__class__ is str
     ):
         planner = pipe.planner
@@ -56,7 +55,7 @@ def run_quick(
             call = call_of(plan, params)
             if pipe.taking and call.size <= LARGE:
                 call.wake = current.switch
-                park = pipes.park  # a method of somebody else's is found faster this way
+                park = pipes.park  # a cached bound method saves a lookup for each wait
                 try:
                     pipe.put(call)
                     while call.answer is None:
@@ -70,4 +69,4 @@ def run_quick(
                 outcome = conclude(pipe, call, row_factory, take)
                 if outcome.__class__ is not Moved:
                     return outcome
-    return run(pool, take, query, params, row_factory, None, False, None, False, outcome)
+    return run(pipes, take, query, params, row_factory, outcome)

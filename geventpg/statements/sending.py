@@ -22,8 +22,8 @@ from .plan import Call
 
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
-    from geventpg.pool.slots import Slot
 
+    from .abc import Shared
     from .choice import Pipes
 
 BAD = pq.ConnStatus.BAD
@@ -58,14 +58,14 @@ NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
 class Sending(ABC):
     """The half of `Pipe` that sends."""
 
-    def __init__(self, pipes: Pipes, slot: Slot) -> None:
-        conn: Connection[Any] = slot.conn
+    def __init__(self, pipes: Pipes, lent: Shared) -> None:
+        conn: Connection[Any] = lent.conn
         self.conn = conn
         self.queue: deque[Call] = deque()
         """Not sent yet."""
         self.sent: deque[Call] = deque()
         """Sent and not answered."""
-        self.stale_at = slot.expires_at
+        self.stale_at = lent.expires_at
         """When (``time.monotonic``) new ones are better put elsewhere."""
         self.head_since = 0.0
         """When the server got to the first of those sent, as far as can be known."""
@@ -79,7 +79,7 @@ class Sending(ABC):
         self._busy = self._busy_read_at = 0.0
         """How much processor time this thread had used shortly before: that is not the server's."""
         self._pipes = pipes
-        self._slot = slot
+        self.lent = lent
         self._pgconn = conn.pgconn
         self._sync = sync_of(conn.pgconn)
         self._bytes = 0
@@ -196,7 +196,7 @@ class Sending(ABC):
     def _begin_head(self, now: float) -> None:
         """The server gets to the first of those sent: new ones are well off here for a while."""
         self.head_since = now
-        stale_at, expires_at = now + HEAD_LIMIT, self._slot.expires_at
+        stale_at, expires_at = now + HEAD_LIMIT, self.lent.expires_at
         self.stale_at = stale_at if stale_at < expires_at else expires_at
         if now - self._busy_read_at > _SAMPLED_FOR:
             self._busy, self._busy_read_at = thread_time(), now

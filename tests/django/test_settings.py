@@ -91,10 +91,13 @@ def test_persistent_connections_are_refused_with_a_pool(database):
 
 
 def test_health_checks_make_a_round_trip_for_every_checkout(database, admin):
-    assert database().pool._check is None
+    unchecked = database()
+    unchecked.ensure_connection()
+    assert unchecked.pool.stats().validate.count == 0
+    unchecked.close()
     wrapper = database(CONN_HEALTH_CHECKS=True)
-    assert wrapper.pool._check is not None
     wrapper.ensure_connection()
+    assert wrapper.pool.stats().validate.count == 1
     ended = backend_pid(wrapper.connection)
     wrapper.close()
     admin.execute("select pg_terminate_backend(%s, 5000)", [ended])

@@ -279,7 +279,8 @@ def test_everything_that_works_shows_no_secret_either(dsn, log, open_pool):
         gevent.sleep(0.2)
         things: list[Any] = [pool, conn, conn.pgconn, conn.info, conn.cursor(), conn.transaction()]
         things += [pool.get_stats(), pool.pop_stats()]
-        things += [vars(conn), list(pool._bag), pool._connector, pool._watchdog]
+        parts = vars(pool)
+        things += [vars(conn), *parts.values(), *vars(parts["_core"]).values()]
         things += [thing for thing in gc.get_objects() if issubclass(type(thing), gevent.Greenlet)]
         pool.drain()
     pool.check()

@@ -178,10 +178,8 @@ def interrupt_the_cleaning(pool, backends):
 
 
 def detach(pool, backends):
-    from geventpg.pool.detaching import detach as take_away
-
     conn = pool.getconn()
-    take_away(pool, conn)
+    pool.detach(conn)
     conn.close()
 
 
