@@ -17,9 +17,9 @@ _PIECES = [
 
 
 _STATEMENTS = [
-    "set local search_path to 'string'",
-    "insert into generated values ('string')",
-    "update generated set a = 'string' where false",
+    "set local search_path to {}",
+    "insert into generated values ({})",
+    "update generated set a = {} where false",
     "show work_mem",
     "table generated",
     # Semicolons that do not end a statement.
@@ -27,7 +27,7 @@ _STATEMENTS = [
         "create or replace function pg_temp.f() returns text language sql begin atomic"
         " select case when true then 'x' end ; select 'y' ; end"
     ),
-    "create or replace rule r as on insert to ruled do ( select 1 ; select 'string' )",
+    "create or replace rule r as on insert to ruled do ( select 1 ; select {} )",
 ]
 
 
@@ -44,29 +44,42 @@ class Texts:
         statements = [self.statement() for _ in range(number)]
         if rng.random() < 0.1:
             statements.insert(rng.randrange(number + 1), "")
+        return self.around(statements)
+
+    def garbage(self) -> str:
+        """Return a text that is hardly ever a valid statement."""
+        pieces = [*_PIECES, "1", "1,", "'a'", " as b", ";select 2"]
+        return "select " + "".join(self._rng.choices(pieces, k=self._rng.randrange(1, 9)))
+
+    def around(self, statements: list[str]) -> str:
+        """Return statements as one text, with blanks and comments around each of them."""
         separator = f"{self.gap(0.5)};{self.gap(0.5)}"
         text = self.gap(0.3) + separator.join(statements) + self.gap(0.3)
-        return text + rng.choice(["", "", "", ";", " ; ;\n"]) + self.gap(0.2)
+        return text + self._rng.choice(["", "", "", ";", " ; ;\n"]) + self.gap(0.2)
 
     def statement(self) -> str:
         """Return a statement that the server executes, unless its strings are broken."""
         rng = self._rng
         kind = rng.randrange(10)
         if kind < 5:
-            return f"{self._spaced('select')}{self.gap()}{self._columns()}"
+            return f"{self.spaced('select')}{self.gap()}{self._columns()}"
         if kind == 5:
-            return f"{self._spaced('values')}{self.gap(0.3)}({self._columns(names=False)})"
+            return f"{self.spaced('values')}{self.gap(0.3)}({self._columns(names=False)})"
         if kind == 6:
-            before, behind = self._spaced("with x as ( select"), self._spaced(") select * from x")
+            before, behind = self.spaced("with x as ( select"), self.spaced(") select * from x")
             return f"{before}{self.gap()}{self._columns()}{self.gap()}{behind}"
         if kind == 7:
-            return f"{self._spaced('( select')}{self.gap()}{self._columns()}{self.gap(0.2)})"
-        return self._spaced(rng.choice(_STATEMENTS)).replace("'string'", self._plain())
+            return f"{self.spaced('( select')}{self.gap()}{self._columns()}{self.gap(0.2)})"
+        return self.spaced(rng.choice(_STATEMENTS))
 
-    def _spaced(self, words: str) -> str:
-        """Return words with something between each two, the first one in any case."""
+    def spaced(self, words: str) -> str:
+        """Return words with something between each two, the first one in any case.
+
+        A word that is ``{}`` becomes a string.
+        """
         first, *rest = words.split()
         first = self._rng.choice([first, first.upper(), first.title()])
+        rest = [self._string() if word == "{}" else word for word in rest]
         return "".join([first, *(self.gap() + word for word in rest)])
 
     def gap(self, comments: float = 0.1) -> str:
