@@ -83,9 +83,12 @@ def test_a_skip_is_a_failure_in_ci_only(run_tests):
     assert "apt-get install it" in result.stdout
 
 
-def test_a_missing_program_is_a_skip_and_the_end_of_the_run_says_what_to_install(run_tests):
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_a_missing_program_is_a_skip_and_the_end_of_the_run_says_what_to_install(
+    run_tests, options
+):
     source = """
-        from geventpg.testing.programs import require_libpq, require_program
+        from geventpg.testing.programs import require_program
 
         @pytest.fixture(scope="module")
         def pooler():
@@ -98,16 +101,15 @@ def test_a_missing_program_is_a_skip_and_the_end_of_the_run_says_what_to_install
         def test_needs_another():
             require_program("pg_config")
         """
-    for options in ((), ("-n", "1")):
-        result = run_tests(source, *options, GEVENTPG_HIDE_PROGRAMS="all", CI="true")
-        assert result.returncode == 0, result.stdout
-        assert "3 skipped" in result.stdout
-        lines = result.stdout.splitlines()
-        assert "skipped, because this machine lacks a program" in lines[-4]
-        assert [line.strip() for line in lines[-3:-1]] == [
-            "pg_config: apt-get install postgresql (1 tests)",
-            "pgbouncer: apt-get install pgbouncer (2 tests)",
-        ]
+    result = run_tests(source, *options, GEVENTPG_HIDE_PROGRAMS="all", CI="true")
+    assert result.returncode == 0, result.stdout
+    assert "3 skipped" in result.stdout
+    lines = result.stdout.splitlines()
+    assert "skipped, because this machine lacks a program" in lines[-4]
+    assert lines[-3:-1] == [
+        "pg_config: apt-get install postgresql (1 tests)",
+        "pgbouncer: apt-get install pgbouncer (2 tests)",
+    ]
 
 
 def test_a_hidden_program_is_no_licence_to_skip_other_things_in_ci(run_tests):
