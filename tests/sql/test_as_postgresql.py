@@ -118,7 +118,8 @@ def test_random_texts_are_read_as_the_server_reads_them(pgconn, standard_strings
         core = essence(text)
         assert seen(executed(pgconn, core)) == seen(results), note
         assert read(core) is reading, note
-        assert_no_literals(pgconn, reading, note)
+        if not may_be_a_name(results):
+            assert_no_literals(pgconn, reading, note)
     assert valid > TEXTS / 3
     assert pipelined > TEXTS / 5
 
@@ -135,6 +136,18 @@ def assert_same_statements(text, results, standard_strings, note):
         kind, word = kind_of(statement)
         assert TAGS.get(word, word) == tag, note
         assert (kind.value == "query") == (tag in ("SELECT", "INSERT", "UPDATE")), note
+
+
+def may_be_a_name(results):
+    """Tell whether the secret may be a name: of a column, or of a schema in the search path.
+
+    Now and then a string ends by chance before it was meant to end.
+    """
+    return any(
+        result.command_status == b"SET"
+        or any(SECRET.encode() in result.fname(column) for column in range(result.nfields))
+        for result in results
+    )
 
 
 def assert_no_literals(pgconn, reading, note):
