@@ -25,9 +25,9 @@ from tests.support.house import (
     resolve,
 )
 
-MOST_REACHES = 175
+MOST_REACHES = 173
 """Lower it whenever the count falls; it is never raised."""
-MOST_IN_CIRCLES = 21
+MOST_IN_CIRCLES = 17
 NOT_YET: set[str] = set()
 """Files that import from above, from before the rooms were made. The list only gets shorter."""
 MOST_LINES = 117

@@ -8,7 +8,7 @@ import enum
 class Cause(enum.Enum):
     """Why a connection left its pool; the value is what statistics and metrics call it.
 
-    Evicted are those that were of no more use, retired those whose end was planned.
+    A connection is evicted when it is of no more use, and retired when its end was planned.
     """
 
     CHECK_FAILED = "check_failed"

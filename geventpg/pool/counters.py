@@ -80,7 +80,7 @@ class Counters:
         """Those that waited only."""
         self.connect, self.validate = Recorder(), Recorder()
         self.hold: list[int] | None = None
-        """The histogram of holding, whose sum is `usage_seconds`."""
+        """The histogram of the times from checkout to return; its sum is `usage_seconds`."""
         self.statement: Recorder | None = None
 
     def start_timing(self) -> None:

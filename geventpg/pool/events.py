@@ -1,4 +1,4 @@
-"""Telling others of a connection's life, of waiting and of statements, if they asked for it."""
+"""Events: what listeners are told of connections, of waiting and of statements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = (
     *("connected", "checked_out", "returned", "evicted", "retired", "waited", "leaked"),
     *("healed", "lost", "cancelled", "statement", "batch"),
 )
-"""What a listener can be told of."""
+"""The kinds of events that a listener can ask for."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Event:
     pool: str
     """The pool's name."""
     connection: Connection[Any] | None = None
-    """To be looked at only: it may be somebody else's by now, or closed."""
+    """To be looked at only: another user may have it by now, or it is closed."""
     pid: int = 0
     """The connection's server process, as in ``pg_stat_activity``; 0 if there is none."""
     cause: str | None = None
     """Why a connection was evicted or retired."""
     seconds: float | None = None
-    """What it took: to connect (``connected``), from asking to having (``checked_out``), in line
-    (``waited``), from checkout to return (``returned``), or until now (``leaked``), and for the
-    answers (``statement``, ``batch``)."""
+    """The time it took: to connect (``connected``), from asking for a connection to having it
+    (``checked_out``), in line (``waited``), from checkout to return (``returned``) or until now
+    (``leaked``), and until the answer was there (``statement``, ``batch``)."""
     error: BaseException | None = None
-    """What a wait, a statement or a batch ended with, if it failed. Of a batch whose statements
-    are each for themselves it is the error of the first that has one."""
+    """The error of a wait, a statement or a batch that failed. Of a batch that is not atomic it
+    is the first error of a statement."""
     has_parameters: bool = False
     """Whether the statement, or each statement of the batch, was given parameters."""
     _queries: Sequence[Any] = field(default=(), repr=False)
@@ -62,7 +62,7 @@ Listener = Callable[[Event], object]
 
 
 class _Entry:
-    """One listener and what it asked for."""
+    """One listener and the kinds that it asked for."""
 
     __slots__ = ("failed", "kinds", "listener")
 
@@ -73,7 +73,7 @@ class _Entry:
 
 
 class Listeners:
-    """The listeners of one pool. `kinds` is what any of them wants: look there first."""
+    """The listeners of one pool. `kinds` are those that any of them wants: look there first."""
 
     __slots__ = ("_entries", "_pool_name", "kinds")
 
@@ -83,7 +83,7 @@ class Listeners:
         self.kinds: frozenset[str] = frozenset()
 
     def add(self, listener: Listener, kinds: tuple[str, ...]) -> None:
-        """Have *listener* told of *kinds*; none: of all."""
+        """Have *listener* told of *kinds*, or of all if there are none."""
         if not callable(listener):
             raise OptionError(f"a listener must be callable, not {type(listener).__name__}")
         for kind in kinds:
@@ -92,7 +92,7 @@ class Listeners:
         self._set((*self._entries, _Entry(listener, frozenset(kinds or KINDS))))
 
     def remove(self, listener: Listener) -> None:
-        """Tell *listener* nothing more; no-op if it was not told of anything."""
+        """Tell *listener* nothing more. No-op if it was not added."""
         self._set(tuple(entry for entry in self._entries if entry.listener != listener))
 
     def _set(self, entries: tuple[_Entry, ...]) -> None:
@@ -100,7 +100,7 @@ class Listeners:
         self.kinds = frozenset().union(*(entry.kinds for entry in entries))
 
     def tell(self, kind: str, conn: Connection[Any] | None = None, **fields: Any) -> None:
-        """Tell those who asked for *kind*. An exception of a listener is logged, once."""
+        """Tell the listeners that asked for *kind*. The first exception of each is logged."""
         if kind not in self.kinds:
             return
         pid = 0 if conn is None else conn.server_pid

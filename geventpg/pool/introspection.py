@@ -75,7 +75,7 @@ def stats(core: Core, statements: StatementStats) -> PoolStats:
 
 
 def holders(core: Core, pipes: Iterable[Pipe]) -> tuple[Holder, ...]:
-    """Return who has a connection, the longest first; single statements share those of *pipes*."""
+    """Return the holders, the longest first. Single statements share the connections of *pipes*."""
     now, clock = time.monotonic(), time.time()
     taken = sorted(core.bag.taken(), key=lambda slot: slot.since)
     shared = {pipe.conn: pipe for pipe in pipes}

@@ -43,7 +43,7 @@ def _callers_frame() -> FrameType | None:
 
 
 class LeakDetector:
-    """Remembers who took a connection, and reports one that is held past ``leak_threshold``.
+    """Remembers each checkout, and reports a connection held past ``leak_threshold``.
 
     With a threshold of ``0`` it remembers nothing.
     """

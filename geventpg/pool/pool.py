@@ -1,8 +1,9 @@
 """`Pool`: psycopg_pool's ``ConnectionPool`` with an engine of its own on gevent.
 
 This file is policy: what happens on checkout and return, on opening and closing, and what the pool
-tells. Its parts stand on `core`: who holds what is in `slots`, the waiters in `waiters`, connecting
-in `connector`, the way back in `recycler`, and everything that happens by itself in `watchdog`.
+tells. Its parts stand on `core`: the connections are in `slots`, the waiters in `waiters`,
+connecting is in `connector`, the way back in `recycler`, and everything that happens by itself in
+`watchdog`.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ IDLE = int(TransactionStatus.IDLE)
 def _setting(name: str) -> Any:
     """Return a property for an option value, which may be changed while the pool runs."""
 
-    def set_it(pool: Any, value: Any) -> None:
-        setattr(pool._settings, name, value)
+    def set_it(self: Any, value: Any) -> None:
+        setattr(self._settings, name, value)
 
     return property(attrgetter(f"_settings.{name}"), set_it)
 
@@ -393,8 +394,8 @@ class Pool(ConnectionPool[CT]):
 
         An open transaction is rolled back, and logged, by a greenlet of the pool. The one of
         `get_conn` is released, as by `release_conn`. Raise ``ValueError`` for a connection of
-        another pool or one returned before, unless the next one to be given it has it already:
-        the pool cannot tell then who returns it.
+        another pool or one returned before, unless the next user has it already: the pool cannot
+        tell then which of the two returns it.
         """
         now = monotonic()
         slot = self._out.get(conn)
@@ -545,8 +546,8 @@ class Pool(ConnectionPool[CT]):
 
         They take a connection of their own (see `getconn` for *timeout*) and two round trips,
         whatever their number: they are one transaction, and the second is its COMMIT. If one
-        fails, nothing is done and its error raised, whose ``index`` says which it was (``None``:
-        not one of them, but COMMIT for instance). A lost COMMIT is treated as in
+        fails, nothing is done and its error is raised. The error's ``index`` says which statement
+        it was (``None``: not one of them, but COMMIT for instance). A lost COMMIT is treated as in
         `transaction`: looked up, or `CommitUnknown`. An empty batch does nothing.
 
         With *atomic* false each statement is a transaction of its own, nothing is raised but
@@ -822,10 +823,10 @@ class Pool(ConnectionPool[CT]):
         return self._pipes.stats()
 
     def holders(self) -> tuple[Holder, ...]:
-        """Return who has a connection now, the longest first, and what each executes.
+        """Return the holders of connections, the longest first, and what each executes.
 
-        Does not block or switch; to be called in the pool's thread. It is found out now, and
-        costs nothing at other times.
+        Does not block or switch; to be called in the pool's thread. It is found out by this call
+        and costs nothing at other times.
         """
         return introspection.holders(self._core, self._pipes.pipes)
 

@@ -16,8 +16,8 @@ The place of a slot is its state, and only `Bag` moves it::
     IN_USE, RETURNING, CHECKING --hand_on--> IN_USE
     IDLE, IN_USE, RETURNING, CHECKING --remove--> CLOSED
 
-Each method refuses a slot that is elsewhere. `Pool.getconn` and `Pool.putconn` do `use` and
-`rest` themselves where nobody competes, because a call costs more there than all the rest: they
+Each method refuses a slot that is elsewhere. Where no other greenlet waits, `Pool.getconn` and
+`Pool.putconn` do what `use` and `rest` do without the call, which would cost a tenth of them: they
 take a slot out of `Bag.idle` and put it into `Bag.out`, or back, and so the state follows.
 """
 
@@ -204,7 +204,7 @@ class Bag:
         self.idle.insert(place, slot)
 
     def remove(self, slot: Slot) -> None:
-        """Strike out a slot whose connection is closed or about to be."""
+        """Strike out a slot. Its connection is closed, or about to be."""
         was_idle = slot.state is IDLE
         slot.occupy(CLOSED, IDLE, IN_USE, RETURNING, CHECKING)
         if was_idle:

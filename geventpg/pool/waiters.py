@@ -34,7 +34,7 @@ _new = Waiter.__new__
 
 
 class WaitQueue:
-    """Waiters, first in, first out. One whose deadline passes gets a plain `PoolTimeout`."""
+    """Waiters, first in, first out. Each gets a plain `PoolTimeout` at its deadline."""
 
     def __init__(self) -> None:
         self._hub = hub.current_hub()

@@ -13,25 +13,24 @@ _current: WeakKeyDictionary[Any, doing] = WeakKeyDictionary()
 
 
 class doing:  # noqa: N801  # reads as what it says: with doing("a task"):
-    """Say for a block what the current greenlet works on, such as a task or a request.
+    """Name what the current greenlet works on in a block, such as a task or a request.
 
     ``with geventpg.pool.work.doing("GET /orders"):``. In a Celery task it is done already.
     *name* and *id* are shown as they are: keep secrets out. Blocks may be nested; the innermost
-    counts.
-    Does not block. Without gevent it is the thread that does it.
+    counts. Does not block. Without gevent it names the work of the thread.
     """
 
-    __slots__ = ("__weakref__", "_outer", "_thread", "id", "name")
+    __slots__ = ("__weakref__", "_outer", "id", "name", "thread")
 
     def __init__(self, name: str, id: str | None = None) -> None:  # noqa: A002  # as in Celery
         self.name = name
         self.id = id
         self._outer: doing | None = None
-        self._thread = 0
+        self.thread = 0
 
     def __enter__(self) -> None:
         greenlet = getcurrent()
-        self._thread = hub.get_ident()
+        self.thread = hub.get_ident()
         self._outer = _current.get(greenlet)
         _current[greenlet] = self
 
@@ -53,6 +52,6 @@ def work_of_thread(ident: int) -> tuple[str | None, str | None]:
     """Return the name and the id of what a thread works on that runs no greenlets."""
     for reference in _current.keyrefs():  # a list at once: other threads go on
         work = _current.get(reference())
-        if work is not None and work._thread == ident:
+        if work is not None and work.thread == ident:
             return work.name, work.id
     return None, None

@@ -1,7 +1,8 @@
-"""What single statements need of the pool whose connections they share, and of their users."""
+"""What the parts of single statements know of the pool, of each other and of their callers."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
 
     from geventpg.connection.abc import Observer
     from geventpg.connection.connection import Connection
+
+    from .costs import Costs
+    from .plan import Call
 
 
 class StatementOptions(TypedDict, total=False):
@@ -91,3 +95,26 @@ class Lender(Protocol):
 
     def turned_away(self, waiting: int) -> Exception:
         """Count a statement that is refused because *waiting* others wait; return its error."""
+
+
+class Dispatcher(Protocol):
+    """The choice of connections for statements, as each shared connection knows it."""
+
+    lender: Lender
+    costs: Costs
+    homeless: deque[Call]
+    """The statements that wait for a shared connection."""
+    moved: int
+    sent: int
+    batches: int
+    batch_max: int
+    """Counters; see `StatementStats`."""
+
+    def look_at(self, due: float) -> None:
+        """See at *due* (``time.monotonic``) what slow statements make necessary."""
+
+    def welcome(self) -> None:
+        """Have the statements that wait for a connection choose again. Only in the hub."""
+
+    def left(self, pipe: Any) -> None:
+        """Take the connection of a pipe that ended back into the pool. Does not switch."""

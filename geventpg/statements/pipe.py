@@ -35,8 +35,7 @@ from .sending import HEAD_LIMIT, NO_CHECK, PORTION, ROOM_FOR_PORTION, Sending
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
 
-    from .abc import Shared
-    from .choice import Pipes
+    from .abc import Dispatcher, Shared
 
 logger = logging.getLogger("geventpg")
 
@@ -56,7 +55,7 @@ FAIR_SHARE = 0.01
 class Pipe(Sending):
     """The statements of many greenlets on one connection."""
 
-    def __init__(self, pipes: Pipes, lent: Shared, planner: Planner) -> None:
+    def __init__(self, pipes: Dispatcher, lent: Shared, planner: Planner) -> None:
         conn: Connection[Any] = lent.conn
         super().__init__(pipes, lent)
         self.planner = planner

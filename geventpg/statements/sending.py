@@ -23,8 +23,7 @@ from .plan import Call
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
 
-    from .abc import Shared
-    from .choice import Pipes
+    from .abc import Dispatcher, Shared
 
 BAD = pq.ConnStatus.BAD
 
@@ -58,7 +57,7 @@ NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
 class Sending(ABC):
     """The half of `Pipe` that sends."""
 
-    def __init__(self, pipes: Pipes, lent: Shared) -> None:
+    def __init__(self, pipes: Dispatcher, lent: Shared) -> None:
         conn: Connection[Any] = lent.conn
         self.conn = conn
         self.queue: deque[Call] = deque()
