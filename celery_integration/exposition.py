@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from geventpg.errors import OptionError
 
+from .report import Line
 from .settings import Settings
 
 if TYPE_CHECKING:
     from geventpg.metrics.prometheus import MetricsServer
-
-Line = tuple[int, str]
 
 _servers: list[MetricsServer] = []
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from time import monotonic
 from typing import Any
 
 from celery.app.trace import task_has_custom
@@ -19,7 +20,6 @@ from geventpg.registry.scope import Scope
 from geventpg.transactions.unit_of_work import unit_of_work
 
 from .retries import ATTRIBUTE, RetryPolicy
-from .time_limits import deadline_of
 
 _MARK = "_geventpg_wrapped"
 
@@ -80,4 +80,16 @@ def _options(task: Any) -> dict[str, Any]:
     # Called directly or eagerly, the task may be part of somebody else's, and has no limit.
     if request.called_directly or request.is_eager:
         return {"adopt": False}
-    return {"adopt": True, "deadline": deadline_of(task)}
+    return {"adopt": True, "deadline": _deadline_of(task)}
+
+
+def _deadline_of(task: Any) -> float | None:
+    """Return the time (``time.monotonic``) at which a task that begins now reaches its limit.
+
+    ``statement_timeout="remaining"`` is derived from it. It is the earlier one of the soft and the
+    hard limit, which the message has or else the task; ``None`` if there is neither. It counts also
+    where the worker's pool enforces no limit, because the server can.
+    """
+    hard, soft = task.request.timelimit or (None, None)
+    limits = [limit for limit in (hard or task.time_limit, soft or task.soft_time_limit) if limit]
+    return monotonic() + min(limits) if limits else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import click
 from rich.console import Console
@@ -14,6 +16,47 @@ from .output import milliseconds
 
 COUNT = click.IntRange(min=1)
 TIME = click.FloatRange(min=0, min_open=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command, as the user gave them."""
+
+    machines: int
+    processes: int
+    concurrency: int
+    statement_ms: float
+    statements: int
+    other_ms: float | None
+    rate: float | None
+    wait_ms: float | None
+    max_connections: int
+    reserved: int
+    other_connections: int
+    server_cores: int | None
+    as_json: bool
+
+    @property
+    def demand(self) -> Demand:
+        """The workers and their tasks."""
+        held = self.statement_ms * self.statements / 1000
+        other_ms = 45.0 if self.other_ms is None else self.other_ms
+        return Demand(
+            machines=self.machines,
+            processes=self.processes,
+            concurrency=self.concurrency,
+            held=held,
+            elsewhere=None if self.rate is not None else other_ms / 1000,
+            rate=self.rate,
+            accepted_wait=held if self.wait_ms is None else self.wait_ms / 1000,
+        )
+
+    @property
+    def server(self) -> Server:
+        """The server's limits."""
+        return Server(
+            self.max_connections, self.reserved, self.other_connections, self.server_cores
+        )
 
 
 @click.command(short_help="Pool sizes, expected waiting, and when PgBouncer is due.")
@@ -58,7 +101,8 @@ TIME = click.FloatRange(min=0, min_open=True)
     "--wait-ms",
     type=click.FloatRange(min=0),
     default=None,
-    help="19 of 20 tasks get a connection within that. [default: as long as one is held]",
+    help="The wait for a connection that 19 of 20 tasks do not exceed."
+    " [default: the time for which a task holds a connection]",
 )
 @click.option("--max-connections", type=COUNT, default=100, show_default=True, help="The server's.")
 @click.option(
@@ -77,23 +121,8 @@ TIME = click.FloatRange(min=0, min_open=True)
 )
 @click.option("--server-cores", type=COUNT, help="Cores of the server, to see whether they do.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; times in seconds.")
-def plan(
-    *,
-    machines: int,
-    processes: int,
-    concurrency: int,
-    statement_ms: float,
-    statements: int,
-    other_ms: float | None,
-    rate: float | None,
-    wait_ms: float | None,
-    max_connections: int,
-    reserved: int,
-    other_connections: int,
-    server_cores: int | None,
-    as_json: bool,
-) -> None:
-    """Say how large each process's pool has to be, and what the server has to have room for.
+def plan(**given: Any) -> None:
+    """Say how large each process's pool has to be, and how much room the server needs.
 
     Measure --statement-ms with pg_stat_statements, or with `geventpg top` under load. Nothing is
     connected to. The formula is the finite-source queue M/M/c//N, in which each greenlet uses a
@@ -101,22 +130,11 @@ def plan(
 
     Exit status: 0 if the server has room, 1 if a pooler is due or the waiting cannot be kept.
     """
-    if rate is not None and other_ms is not None:
+    options = Options(**given)
+    if options.rate is not None and options.other_ms is not None:
         raise click.UsageError("--rate and --other-ms exclude each other")
-    held = statement_ms * statements / 1000
-    answer = make(
-        Demand(
-            machines=machines,
-            processes=processes,
-            concurrency=concurrency,
-            held=held,
-            elsewhere=None if rate is not None else (45.0 if other_ms is None else other_ms) / 1000,
-            rate=rate,
-            accepted_wait=held if wait_ms is None else wait_ms / 1000,
-        ),
-        Server(max_connections, reserved, other_connections, server_cores),
-    )
-    if as_json:
+    answer = make(options.demand, options.server)
+    if options.as_json:
         click.echo(json.dumps(answer.as_dict(), indent=2))
     else:
         show(Console(), answer)

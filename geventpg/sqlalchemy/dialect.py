@@ -1,7 +1,7 @@
 """SQLAlchemy's psycopg dialect on connections that wait on the gevent hub.
 
 The SQL, the types and the error handling are those of ``postgresql+psycopg``. Different are the
-connections, the default pool, and what happens to a connection that nobody can wait for.
+connections, the default pool, and the return of a connection by the garbage collector.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine.interfaces import Dialect
 
+from geventpg import hub
+from geventpg.connection.base import BindableConnection
 from geventpg.connection.connection import Connection
 
-from . import dbapi
 from .pool import GeventPool
 from .record import Record
 
@@ -36,8 +38,10 @@ class GeventDialect(PGDialect_psycopg):
 
     @classmethod
     def import_dbapi(cls) -> ModuleType:
-        """Return psycopg with another `connect`."""
-        return dbapi.make()
+        """Return a copy of the module `psycopg`, by the same name, that has our `connect`."""
+        module = ModuleType(psycopg.__name__, psycopg.__doc__)
+        vars(module).update(vars(psycopg), connect=_connect)
+        return module
 
     @classmethod
     def get_async_dialect_cls(cls, url: URL) -> type[Dialect]:  # noqa: ARG003
@@ -63,10 +67,16 @@ class GeventDialect(PGDialect_psycopg):
         return bool(super().do_ping(dbapi_connection))  # type: ignore[no-untyped-call]
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        """Roll back; leave it to the pool if the garbage collector returns the connection.
+        """Roll back; leave that to the pool if the garbage collector returns the connection.
 
-        It may have interrupted anybody, the hub itself for example, who cannot wait.
+        The collector may have interrupted any code, the hub for example, which must not wait.
         """
         record = getattr(dbapi_connection, "_connection_record", None)
         if not (isinstance(record, Record) and record.was_dropped):
             super().do_rollback(dbapi_connection)  # type: ignore[no-untyped-call]
+
+
+def _connect(*args: Any, **kwargs: Any) -> psycopg.Connection[Any]:
+    """Open a connection that waits on the gevent hub; where gevent does not run, psycopg's."""
+    cls: type[psycopg.Connection[Any]] = Connection if hub.in_use() else BindableConnection
+    return cls.connect(*args, **kwargs)
