@@ -1,8 +1,8 @@
-"""Asking the children of a prefork worker, in which its pools are.
+"""Questions to the children of a prefork worker, which have its pools.
 
 Remote control reaches the parent only. Each child has a thread that answers on a Unix socket, named
-by its process id, in a directory that only this account can enter. The parent asks all of them at
-the same time and waits for a bounded time, as it does nothing else meanwhile.
+by its process id, in a directory that only this account can enter. The parent asks all children at
+the same time, and waits for a bounded time because it does nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from . import overview
 logger = logging.getLogger("celery.worker.geventpg")
 
 PATIENCE = 0.6
-"""Seconds for all answers together: Celery's commands wait for the worker's for one second."""
+"""Seconds for all answers together: Celery's commands wait one second for the worker's answer."""
 
 _LIMIT = 1_000_000
 _LONGEST_PATH = 90
-"""Bytes; a Unix socket's path has 104 at least."""
+"""Bytes; every system allows 104 at least for the path of a Unix socket."""
 
-# For children that are started afresh ("spawn"). Not GEVENTPG_…: those are the pool's options.
+# For children that are started afresh ("spawn"). The name must not begin with GEVENTPG_, as the
+# pool's options do.
 _VARIABLE = "_GEVENTPG_CHILDREN"
 
 
@@ -45,11 +46,11 @@ class Children:
         self._owner = 0
 
     def open(self) -> None:
-        """Make the directory, before the first child is there; if that fails, do without."""
+        """Make the directory, before there is a child; if that fails, log it and go on without."""
         if self._directory is not None and self._owner == os.getpid():
             return
         self._owner, self._directory = os.getpid(), None
-        os.environ.pop(_VARIABLE, None)  # of a worker that has started this one
+        os.environ.pop(_VARIABLE, None)  # it may come from a worker that started this one
         try:
             directory = Path(tempfile.mkdtemp(prefix="geventpg-"))
             if len(os.fsencode(directory)) > _LONGEST_PATH:
@@ -63,7 +64,7 @@ class Children:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Remove the directory; in a child, nothing. Idempotent."""
+        """Remove the directory; do nothing in a child. Idempotent."""
         if self._directory is not None and self._owner == os.getpid():
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
@@ -76,7 +77,7 @@ class Children:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         path = Path(directory, str(os.getpid()))
         try:
-            path.unlink(missing_ok=True)  # of a child of the same number
+            path.unlink(missing_ok=True)  # it may be that of a dead child with the same number
             listener.bind(str(path))
             listener.listen(4)
         except OSError as error:
@@ -90,9 +91,9 @@ class Children:
     def ask(
         self, pids: Iterable[int], command: str, **arguments: Any
     ) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """Return the answers of the children *pids*, and why the others gave none.
+        """Ask the children *pids*; block this thread for `PATIENCE` seconds at most.
 
-        Block this thread for `PATIENCE` seconds at most.
+        Return the answers, and for each child without an answer the reason.
         """
         if self._directory is None:
             return [], dict.fromkeys(pids, "cannot be asked: there is no directory for its socket")

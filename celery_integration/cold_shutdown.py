@@ -1,12 +1,12 @@
-"""Noticing a cold shutdown, for which Celery sends no signal that can be relied on.
+"""A cold shutdown, for which Celery sends no reliable signal.
 
-Celery's handler of SIGQUIT runs wherever the interpreter happens to be. In a greenlet it cancels
-the tasks, one after the other, after it has talked to the broker. In the hub, where nothing may
-block, it fails, and what follows is a warm shutdown that waits for every task, or with Celery
-5.5 nothing at all; `worker_shutting_down` is not sent then. But its first act is a call of the
-worker's ``wait_for_soft_shutdown``. So statements are cancelled and connections closed at that
-call, beside whatever Celery does, and the request is recorded. A step of the worker's blueprint,
-before the step of the task pool, which waits for the tasks, cancels the tasks that are left.
+Celery's handler of SIGQUIT runs wherever the interpreter happens to be. In a greenlet it talks to
+the broker and then cancels the tasks, one after the other. In the hub, where nothing may block, it
+fails. Then follows a warm shutdown that waits for every task, or with Celery 5.5 nothing at all,
+and `worker_shutting_down` is not sent. But the handler always calls the worker's
+``wait_for_soft_shutdown`` first. So at that call the statements are cancelled, the connections are
+closed, and the request is recorded. A step of the worker's blueprint cancels the tasks that are
+left; it comes before the step of the task pool, which waits for the tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from . import worker
 logger = logging.getLogger("celery.worker.geventpg")
 
 CANCEL_TIMEOUT = 5.0
-"""Seconds for cancelling the tasks that Celery's own handler has not cancelled."""
+"""Seconds for cancelling the tasks that Celery's own handler did not cancel."""
 
 
 def _is_asked_for() -> bool:
@@ -47,14 +47,14 @@ class ColdShutdown(bootsteps.StartStopStep):  # type: ignore[misc]
     _cutting: Any = None
 
     def start(self, parent: Any) -> None:
-        """Have connections cut off as soon as a cold shutdown, and no longer a soft one, began."""
+        """Cut connections off when a cold shutdown begins, which may follow a soft one."""
         if not parent.pool.is_green:
             return
         soft_shutdown = parent.wait_for_soft_shutdown
 
         def wait_for_soft_shutdown() -> None:
             soft_shutdown()
-            # Perhaps in the hub, which must not wait.
+            # This may be in the hub, which must not wait.
             self._cutting = self._cutting or gevent.spawn(_cut_off)
 
         parent.wait_for_soft_shutdown = wait_for_soft_shutdown
@@ -73,7 +73,7 @@ class ColdShutdown(bootsteps.StartStopStep):  # type: ignore[misc]
             self._cancel_tasks(parent)
 
     def _cancel_tasks(self, parent: Any) -> None:
-        # As Celery's handler does it. Its end is not bounded where a result backend is away.
+        # As Celery's handler does it, which has no bound if the result backend does not answer.
         consumer = parent.consumer
         try:
             with gevent.Timeout(CANCEL_TIMEOUT, False):

@@ -1,9 +1,9 @@
 """A Celery event when connections of a worker's pool are lost, one for each burst.
 
-A server that restarts ends all connections at once; twenty events would say no more than one.
-It is one of the worker's own events, like its heartbeats, which are sent unless gossip and
-heartbeats are off, and with ``-E``. Only pools of geventpg tell of evictions, so not under prefork,
-threads and solo.
+A server that restarts ends all connections at once, and twenty events would say no more than one.
+The event is one of the worker's own, like its heartbeats: it is sent with ``-E``, and also unless
+gossip and heartbeats are off. Only geventpg's own pools tell of evictions, so there are no such
+events under prefork, threads and solo.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ TYPE = "worker-geventpg-evicted"
 """The event's type. Fields: ``pool``, ``count``, ``causes`` (a dict of numbers), ``seconds``."""
 
 BURST = 1.0
-"""Seconds from the first connection that was lost to the event, which counts those in between."""
+"""Seconds from the first lost connection to the event, which counts all until then."""
 
 
 class EvictionEvents:
-    """Counts what one worker's pools lose, and tells of it."""
+    """Counts the lost connections of one worker's pools, and sends the events."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self._bursts: dict[str, Counter[str]] = {}
 
     def watch(self, pool: Any) -> None:
-        """Tell of evictions from *pool* too, if it can tell. Does not block."""
+        """Watch *pool* too, if it is one of geventpg's. Does not block."""
         if isinstance(pool, Pool):
             pool.add_listener(self._note, "evicted")
 
     def _note(self, event: Event) -> None:
-        # Perhaps in the hub: what talks to the broker has a greenlet of its own.
+        # This may be in the hub, so another greenlet talks to the broker.
         burst = self._bursts.get(event.pool)
         if burst is None:
             burst = self._bursts[event.pool] = Counter()
@@ -56,5 +56,5 @@ class EvictionEvents:
                 TYPE, pool=pool, count=causes.total(), causes=dict(causes), seconds=BURST
             )
         except Exception as error:
-            # The broker may be away for the same reason as the server.
+            # The broker may be unreachable for the same reason as the server.
             logger.warning("geventpg: no event of %s lost connections: %s", causes.total(), error)

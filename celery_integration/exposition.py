@@ -29,8 +29,8 @@ def check(settings: Settings) -> None:
 def start(settings: Settings) -> list[Line]:
     """Serve this process's metrics, if that is asked for; return lines for the log.
 
-    The processes of a prefork worker take the first free ports from ``metrics_port`` on. A worker
-    whose ports are taken works on without. Does not block.
+    The processes of a prefork worker take the first free ports from ``metrics_port`` on. If all
+    ports are taken, the worker works without metrics. Does not block.
     """
     port = settings.metrics_port
     if port is None:

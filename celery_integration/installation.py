@@ -1,4 +1,4 @@
-"""Hooking into Celery: by its signals, and by the registry that every task comes into."""
+"""The installation in Celery: by its signals, and by its registry of tasks."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def _on_worker_process_init(sender: Any, **_kwargs: Any) -> None:
 
 
 def _on_task_postrun(sender: Any, **_kwargs: Any) -> None:
-    # What code around the body (a custom __call__, signal handlers) took and left.
+    # Connections that code around the body (a custom __call__, signal handlers) did not release.
     worker.release_leftovers(sender)
 
 
 class _WrappingRegistry(dict[str, Any]):
-    """A registry of tasks that wraps each one it takes up.
+    """A registry that wraps each task that is entered.
 
     A signal would come too late: a task that is called directly or eagerly is registered at its
-    first use, without the app ever being finalized.
+    first use, and the app may never be finalized.
     """
 
     def __setitem__(self, name: str, task: Any) -> None:
@@ -82,5 +82,5 @@ def _wrap_tasks(registry: Any) -> None:
     for task in registry.values():
         wrap_task(task)
     cls = type(registry)
-    # The same object: others refer to it.
+    # It must stay the same object, because other parts of Celery refer to it.
     registry.__class__ = type(cls.__name__, (_WrappingRegistry, cls), {})

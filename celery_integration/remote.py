@@ -17,7 +17,7 @@ from .children import CHILDREN
 def inspect_pools(state: Any, **_kwargs: Any) -> dict[str, Any]:
     """Return ``{"processes": [...]}``: each process of the worker with its pools.
 
-    Processes that gave no answer have an ``error`` in place of ``pools``.
+    Processes that did not answer have an ``error`` in place of ``pools``.
     """
     answers, failures = _ask(state, "describe")
     failed = [{"pid": pid, "error": reason} for pid, reason in failures.items()]
@@ -77,13 +77,13 @@ def _told(answers: list[dict[str, Any]], failures: dict[int, str], done: str) ->
 
 
 def register() -> None:
-    """Make the commands known to workers, and to the commands ``inspect`` and ``control``."""
+    """Register the commands in workers, and in Celery's commands ``inspect`` and ``control``."""
     from celery.worker.control import Panel  # all of a worker's code: not for web processes
 
     Panel.register(
         name="geventpg",
         type="inspect",
-        help="Pools: sizes, who waits, and who holds which connection.",
+        help="Pools: sizes, waiters, and the holder of each connection.",
     )(inspect_pools)
     Panel.register(
         name="geventpg_resize",

@@ -71,7 +71,7 @@ def start_up(settings: Settings) -> list[Line]:
 
 @discreet
 def _connect_once(pool: Any) -> None:
-    """Learn at once why the server refuses, where the stock pool would only be late.
+    """Connect once outside the stock pool, which would only time out if the server refuses.
 
     Raise `ConnectRejected` or ``psycopg.OperationalError``.
     """

@@ -1,8 +1,8 @@
 """Tasks that are run again when the reason for their failure may pass: `retry_policy`.
 
-Celery's ``autoretry_for`` goes by the class of an exception. Whether a lost connection may be
-repeated cannot be told by that: it depends on whether COMMIT had been sent. So the policy is
-an attribute of the task, which the wrapper around its body (see `tasks`) goes by.
+Celery's ``autoretry_for`` goes by the class of an exception. That is not enough for a lost
+connection: whether the task may be repeated depends on whether COMMIT had been sent. So the policy
+is an attribute of the task, and the wrapper around the task's body (see `tasks`) applies it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def retry_policy(
 ) -> dict[str, Any]:
     """Return task options: ``@app.task(**retry_policy())``, or ``task_annotations`` for many.
 
-    The task is retried, through Celery, when `geventpg.is_transient` says that its failure may
-    pass, and when it got no connection in time. What it did was rolled back before. Any kind
-    of task and pool will do, beside ``autoretry_for`` too; `install` has to be in effect.
+    Celery retries the task when `geventpg.is_transient` says that its failure may pass, and when it
+    got no connection in time. Its work was rolled back before. The policy works with every kind of
+    task and pool, and beside ``autoretry_for``; `install` has to be in effect.
 
-    *max_retries* is Celery's (``None``: no end). The pauses are random between nothing and
-    *backoff* seconds, twice as much after each retry, and *backoff_max* at most.
+    *max_retries* is Celery's (``None``: no limit). A pause is random between 0 and a bound, which
+    is *backoff* seconds at first, doubles after each retry, and is *backoff_max* at most.
 
-    A task is not retried where it may be committed already: after `CommitUnknown`, and after a
+    A task is not retried if it may be committed already: after `CommitUnknown`, and after a
     connection was lost in autocommit mode. *idempotent* says that doing it twice is harmless.
-    To know more often, such a task looks up the outcome of a COMMIT whose answer was lost, as
-    `geventpg.transaction` does, at the price of a round trip before COMMIT. Raise ``ValueError``
+    To be sure more often, a task with a policy looks up the outcome of a COMMIT that got no answer,
+    as `geventpg.transaction` does; that costs a round trip before COMMIT. Raise ``ValueError``
     for impossible values.
     """
     if max_retries is not None and max_retries < 0:
@@ -56,7 +56,7 @@ def retry_policy(
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a task is run again, and after how long."""
+    """The errors after which a task is run again, and the pauses before that."""
 
     backoff: float
     backoff_max: float
@@ -71,7 +71,7 @@ class RetryPolicy:
         return is_transient(error)
 
     def run(self, task: Any, body: Callable[[], Any]) -> Any:
-        """Return what *body* returns. Raise Celery's ``Retry`` for an error that is covered."""
+        """Return the result of *body*. Raise Celery's ``Retry`` for an error that is covered."""
         try:
             return body()
         except psycopg.Error as error:
@@ -81,5 +81,5 @@ class RetryPolicy:
 
     def _retry(self, task: Any, error: psycopg.Error) -> NoReturn:
         longest = min(self.backoff * 2.0 ** min(task.request.retries, 64), self.backoff_max)
-        # Raises, the error itself if there were retries enough.
+        # This raises: after the last retry the error itself, before that Celery's `Retry`.
         raise task.retry(exc=error, countdown=random.uniform(0.0, longest))

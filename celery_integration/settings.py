@@ -1,4 +1,4 @@
-"""The worker's settings: where they are read from and what follows from the concurrency."""
+"""The worker's settings: where they come from, and the sizes that follow from the concurrency."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from geventpg.registry import pools as registry
 MAX_SIZE = 20
 """Default ``max_size`` of a worker's pool, however many greenlets it has.
 
-A PostgreSQL server is fastest with a few active connections per core; beyond that they only
-wait for each other inside the server (HikariCP's "About Pool Sizing" measures it). Twenty
+A PostgreSQL server is fastest with a few active connections per core; more connections only wait
+for each other inside the server (HikariCP's "About Pool Sizing" measures it). Twenty connections
 serve 500 greenlets of short statements, and leave room for other workers within the usual
 ``max_connections`` of 100.
 """
@@ -30,7 +30,7 @@ _SIZES = ("min_size", "max_size")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker process runs with."""
+    """The settings of a worker."""
 
     kind: str
     """gevent, prefork, threads or solo."""
@@ -39,12 +39,12 @@ class Settings:
     """``None`` if the pool is the one of Django's default database."""
     options: dict[str, Any]
     metrics_port: int | None = None
-    """Where each process serves metrics, ``None``: nowhere; see `exposition`."""
+    """The port at which each process serves metrics, ``None``: none does; see `exposition`."""
     metrics_host: str = "127.0.0.1"
 
     @property
     def processes(self) -> int:
-        """How many processes of this worker have a pool."""
+        """The number of processes of this worker that have a pool."""
         return self.concurrency if self.kind == "prefork" else 1
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ def read_settings(app: Any, kind: str, concurrency: int) -> Settings:
 
 
 def _take_metrics(options: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Take what is about metrics out of *options*, and the environment where it is not there."""
+    """Take the settings of metrics out of *options*, or out of the environment."""
     taken: dict[str, Any] = {}
     for name in ("metrics_port", "metrics_host"):
         value = options.pop(name, environ.get(f"GEVENTPG_{name.upper()}"))
@@ -140,8 +140,8 @@ def _from_config(app: Any) -> Mapping[str, Any] | None:
 
 
 def _fill_in_sizes(options: dict[str, Any], kind: str, concurrency: int) -> None:
-    # A prefork child or a solo worker runs one task at a time; the second connection is for
-    # threads that a task may start.
+    # A prefork child or a solo worker runs one task at a time. The second connection is for
+    # threads that the task may start.
     default = min(concurrency, MAX_SIZE) if kind in ("gevent", "threads") else 2
     least = 1 if kind in ("prefork", "solo") else MIN_SIZE
     if options.get("max_size") is None:

@@ -1,9 +1,9 @@
 """A task's body as a unit of work: commit before success is reported, else roll back.
 
-The innermost ``run`` is wrapped. So a commit that fails is an exception of the task body: it
-goes through ``autoretry_for`` and the task's retry policy like any other, and nothing was
-reported yet. Celery's own signals around a task come too late for that (``task_postrun``
-follows the result) or run outside the time limit.
+The innermost ``run`` is wrapped. So a commit that fails is an exception of the task's body: it goes
+through ``autoretry_for`` and the task's retry policy like any other, and nothing was reported
+before. Celery's own signals around a task come too late for that (``task_postrun`` comes after the
+result) or outside the time limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MARK = "_geventpg_wrapped"
 
 
 def wrap_task(task: Any) -> None:
-    """Run *task*'s body in a unit of work. Idempotent; Celery's own are left out."""
+    """Run *task*'s body in a unit of work. Idempotent; Celery's own tasks are left out."""
     if task.name.startswith("celery."):
         return
     # With autoretry_for, Celery keeps the body under this name and `run` is its retry loop.
@@ -34,7 +34,7 @@ def wrap_task(task: Any) -> None:
     if not getattr(run, _MARK, False):
         setattr(task, name, _body_in_scope(run, task))
     if task_has_custom(task, "__call__"):
-        # What it does after the body is a unit of work too. Looked up on the class.
+        # `__call__` may use connections after the body. Python looks it up on the class.
         cls = type(task)
         if not getattr(cls.__call__, _MARK, False):
             cls.__call__ = _call_in_scope(cls.__call__)
@@ -43,7 +43,7 @@ def wrap_task(task: Any) -> None:
 def _body_in_scope(body: Callable[..., Any], task: Any) -> Callable[..., Any]:
     @wraps(body)
     def in_scope(*args: Any, **kwargs: Any) -> Any:
-        # Looked up now: annotations give it to the task after it was wrapped.
+        # It is looked up now, because `task_annotations` sets it after the task was wrapped.
         policy: RetryPolicy | None = getattr(task, ATTRIBUTE, None)
         with doing(task.name, task.request.id):
             if policy is None or task.request.called_directly or _scope(task).joins:
@@ -76,8 +76,8 @@ def _scope(task: Any) -> Any:
 
 def _options(task: Any) -> dict[str, Any]:
     request = task.request
-    # In a worker the greenlet is the task's: what hooks did before the body is its work.
-    # Called directly or eagerly, the task may be part of somebody else's, and has no limit.
+    # In a worker the greenlet is the task's own, and what hooks did before the body is its work.
+    # Called directly or eagerly, the task may be part of another unit of work, and has no limit.
     if request.called_directly or request.is_eager:
         return {"adopt": False}
     return {"adopt": True, "deadline": _deadline_of(task)}

@@ -31,8 +31,8 @@ _start_up_lines: list[report.Line] = []
 def init(worker: Any) -> None:
     """``worker_init``: check the settings and open the pool, except before a fork.
 
-    A bad setting, or a server that refuses the credentials, ends the worker here with one
-    line. A server that does not answer does not: it may be back before the first task.
+    A bad setting, or a server that refuses the credentials, ends the worker here with one line. A
+    server that does not answer does not end it, because it may be back before the first task.
     """
     kind = _pool_kind(worker)
     if kind == "eventlet":
@@ -43,7 +43,7 @@ def init(worker: Any) -> None:
     settings = _configure(worker.app, kind, _max_concurrency(worker))
     if kind == "prefork":
         CHILDREN.open()
-        return  # whatever connected here would be shared by the children
+        return  # the children would share a connection that is opened here
     if kind == "gevent":
         registry.run_on_gevent()
         registry.when_opened(EvictionEvents(worker).watch)
@@ -54,7 +54,7 @@ def init(worker: Any) -> None:
 
 
 def ready(**_kwargs: Any) -> None:
-    """``worker_ready``: say how big the pool is and whether the server has room for it."""
+    """``worker_ready``: log the size of the pool and whether the server has room for it."""
     report.log(_start_up_lines)
     _start_up_lines.clear()
 
@@ -64,7 +64,7 @@ def process_started(**_kwargs: Any) -> None:
     if _settings:
         settings = _settings[-1]
     else:
-        # Not forked but started afresh ("spawn"): nothing was inherited.
+        # It was not forked but started afresh ("spawn"), and has inherited nothing.
         settings = _configure(current_app, "prefork", current_app.conf.worker_concurrency or 1)
     if settings.kind != "prefork":
         return
@@ -89,7 +89,7 @@ def shut_down(**_kwargs: Any) -> None:
 
 
 def cut_off(**_kwargs: Any) -> None:
-    """Cold shutdown: tasks are not waited for, so cancel what they run and close everything."""
+    """Cold shutdown: cancel the tasks' statements and close everything, without waiting."""
     registry.abort_all(timeout=CLOSE_TIMEOUT)
 
 
@@ -99,7 +99,7 @@ def is_prefork() -> bool:
 
 
 def resize_later(pool: str, min_size: int, max_size: int) -> None:
-    """Let the pools *pool* of children that are forked from now on begin with these sizes."""
+    """Give these sizes to the pool *pool* of each child that is forked from now on."""
     sizes = {"min_size": min_size, "max_size": max_size}
     if _settings and pool == "default":
         _settings[-1].options.update(sizes)
@@ -109,7 +109,7 @@ def resize_later(pool: str, min_size: int, max_size: int) -> None:
 
 
 def release_leftovers(task: Any) -> None:
-    """``task_postrun``: give back what code around a task's body took."""
+    """``task_postrun``: give back the connections that code around a task's body checked out."""
     if not task.request.is_eager:
         current_holdings().give_back_all()
 
@@ -119,7 +119,7 @@ def _look_around(settings: Settings) -> list[report.Line]:
         return report.start_up(settings)
     except geventpg.ConnectRejected as error:
         if settings.kind == "prefork":
-            # Celery would start another child in place of one that ends.
+            # Celery would replace a child that ends by another one, again and again.
             return [(logging.ERROR, f"geventpg: tasks that need the database will fail: {error}")]
         registry.close_all(timeout=0)
         raise SystemExit(f"geventpg: {error}") from None

@@ -33,7 +33,7 @@ class Demand:
     rate: float | None
     """Tasks each second, of all machines together."""
     accepted_wait: float
-    """So long may one in twenty uses wait, or longer."""
+    """The wait that one use in twenty may reach or exceed."""
 
     @property
     def fleet(self) -> int:

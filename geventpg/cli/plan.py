@@ -223,7 +223,7 @@ def _with_pooler(answer: Plan, demand: Demand) -> list[str]:
         lines.append(
             f"With it, in transaction mode: default_pool_size={answer.pooler.connections},"
             f" max_client_conn of at least {answer.needed}, and max_size={demand.concurrency}"
-            " or less in each process: who waits, waits in one line for all."
+            " or less in each process: so all tasks wait in one line."
         )
         if answer.pooler.p95 > demand.accepted_wait:
             lines.append(

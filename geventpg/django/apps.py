@@ -10,7 +10,7 @@ from .wrapper import pooled_wrappers
 
 
 class GeventpgConfig(AppConfig):  # type: ignore[misc]  # ships no types
-    """Knows every pooled alias as soon as Django is set up. Nothing connects."""
+    """Introduces every alias with a pool as soon as Django is set up. Nothing connects."""
 
     name = "geventpg.django"
     label = "geventpg"

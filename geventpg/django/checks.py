@@ -1,6 +1,6 @@
-"""System checks: what would make the pool useless or dangerous, with what to do about it.
+"""System checks: settings that make the pool useless or dangerous, with advice.
 
-Those of the server connect to it, so Django runs them for ``migrate`` and ``check --database``
+Django runs the checks of the server, which connect to it, for ``migrate`` and ``check --database``
 only.
 """
 
@@ -41,7 +41,7 @@ def check_patching(**_kwargs: Any) -> list[CheckMessage]:
                 id="geventpg.E001",
             )
         ]
-    # asgiref's, in which there is one of the kind that was current when Django was imported.
+    # The storage is asgiref's; inside is the `threading.local` of the time of Django's import.
     storage = connections._connections
     storage = getattr(storage, "_storage", storage)
     if not isinstance(storage, threading.local):
@@ -89,7 +89,7 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
             found.append(
                 checks.Warning(
                     f"{where} has CONN_HEALTH_CHECKS: that is a round trip for every request.",
-                    hint="Remove it. The pool sees by itself when the server closes an idle"
+                    hint="Remove it. The pool notices by itself when the server closes an idle"
                     " connection.",
                     id="geventpg.W002",
                 )
@@ -122,7 +122,7 @@ def _check_room(wrappers: list[Any]) -> list[CheckMessage]:
         cursor.execute(_ROOM)
         limit, reserved = cursor.fetchone()
         if is_pooled(direct.connection):
-            return []  # how many a pooler takes cannot be asked here
+            return []  # how many connections a pooler takes cannot be asked here
     if sum(sizes.values()) <= limit - reserved:
         return []
     pools_text = ", ".join(f"{alias}: {size}" for alias, size in sizes.items())
@@ -151,7 +151,7 @@ def _check_role(wrapper: Any) -> list[CheckMessage]:
     return [
         checks.Warning(
             f"DATABASES[{wrapper.alias!r}] has assume_role behind a pooler: in transaction mode"
-            " SET ROLE stays on server connections that others get.",
+            " SET ROLE stays on server connections that other clients get.",
             hint="Let the user log in with that role, or ALTER ROLE … SET role, or use session"
             " mode.",
             id="geventpg.W004",

@@ -10,7 +10,7 @@ from geventpg.registry import pools as registry
 
 
 class DatabaseCreation(PostgreSQLCreation):  # type: ignore[misc]  # ships no types
-    """Django's, which gives up every connection of this process that would be in the way."""
+    """Django's class; it closes every connection of this process to the database first."""
 
     def _clone_test_db(self, suffix: str, verbosity: int, keepdb: bool = False) -> None:
         self.connection.close()
@@ -18,7 +18,7 @@ class DatabaseCreation(PostgreSQLCreation):  # type: ignore[misc]  # ships no ty
         super()._clone_test_db(suffix, verbosity, keepdb)
 
     def _destroy_test_db(self, test_database_name: str, verbosity: int) -> Any:
-        # The connections that greenlets still hold, too: the server refuses to drop a database
-        # that somebody is connected to.
+        # Also the connections that greenlets still hold: the server refuses to drop a database
+        # with clients.
         registry.cut_off(self.connection.alias)
         return super()._destroy_test_db(test_database_name, verbosity)

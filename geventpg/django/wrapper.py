@@ -1,9 +1,9 @@
-"""What the wrapper of a database alias does differently with a geventpg pool behind it.
+"""The wrapper of a database alias whose connections come from a geventpg pool.
 
-Django keeps one wrapper for each greenlet (or thread) and alias. It checks its connection out of
-the alias's pool when it connects and gives it back when it closes, which Django does at the end
-of a request or a Celery task. The connection is the greenlet's own in the registry too: so
-``get_conn(alias)`` gives the same one, and it goes back when the greenlet ends in any way.
+Django keeps one wrapper for each greenlet (or thread) and alias. The wrapper checks a connection
+out of the alias's pool when it connects, and gives it back when it closes, which Django does at the
+end of a request or a Celery task. The registry knows the connection as the greenlet's own: so
+``get_conn(alias)`` returns the same one, and it goes back when the greenlet ends in any way.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from .creation import DatabaseCreation
 
 
 class PooledWrapper:
-    """Mixed into one of Django's PostgreSQL wrappers, before it."""
+    """The first base class, before one of Django's PostgreSQL wrappers."""
 
     creation_class = DatabaseCreation
 
-    # Of Django's wrapper.
+    # Attributes of Django's wrapper.
     alias: str
     settings_dict: dict[str, Any]
     connection: Any
@@ -71,7 +71,7 @@ class PooledWrapper:
 
     @property
     def pool(self) -> Any:
-        """The alias's pool, made now if need be; ``None`` without one. Does not block."""
+        """The alias's pool, made at the first use; ``None`` without one. Does not block."""
         if not self.is_pooled:
             return None
         if pools.current_session(self.alias) is None:
@@ -79,17 +79,17 @@ class PooledWrapper:
         return registry.get_pool(self.alias)
 
     def close_pool(self) -> None:
-        """Close the alias's pool in this process; the next connection makes another.
+        """Close the alias's pool in this process; the next connection makes another pool.
 
-        Django's test runner needs that to drop a database, and changed settings do. Celery does
-        it after every task in a prefork worker, because Django's own pools do not survive a
-        fork. This one does and is kept.
+        Django's test runner does that before it drops a database. Celery does it after every task
+        in a prefork worker, because Django's own pools do not survive a fork; ours does, so it is
+        kept then.
         """
         if sys._getframe(1).f_globals.get("__name__") != "celery.fixups.django":
             registry.remove(self.alias)
 
     def ensure_timezone(self) -> bool:
-        """Do as Django: after a change of ``TIME_ZONE`` or ``USE_TZ`` connect anew."""
+        """Do as Django does: connect anew after a change of ``TIME_ZONE`` or ``USE_TZ``."""
         registry.remove(self.alias)
         if self.connection is None:
             return False
@@ -143,9 +143,10 @@ class PooledWrapper:
             ) from None
 
     def _fits_pool(self, conn_params: dict[str, Any]) -> bool:
-        """Tell whether the alias's pool connects as *conn_params* say; see to it if need be.
+        """Tell whether the alias's pool has connections for *conn_params*.
 
-        The settings of an alias change when a test database takes the place of the real one.
+        If the settings of the alias have changed, configure its pool anew: Django changes them when
+        a test database takes the place of the real one.
         """
         session = pools.session_of(self, conn_params)
         current = pools.current_session(self.alias)
@@ -153,17 +154,17 @@ class PooledWrapper:
             return True
         if current is not None:
             if not self._is_current():
-                return False  # a copy with settings of its own has a connection of its own
+                return False  # a copy with settings of its own opens a connection of its own
             registry.remove(self.alias)
         pools.configure(self)
         return True
 
     def _is_current(self) -> bool:
-        """Tell whether this is what ``connections[alias]`` is in this greenlet."""
+        """Tell whether this wrapper is ``connections[alias]`` in this greenlet."""
         return any(wrapper is self for wrapper in connections.all(initialized_only=True))
 
     def check_out_within(self, timeout: float | None) -> None:
-        """Connect for `get_conn`, whose errors are psycopg's, if there is no connection yet."""
+        """Connect for `get_conn` if there is no connection yet; raise psycopg's errors."""
         if self.connection is not None or not self.is_pooled:
             return
         if self.in_atomic_block and self.closed_in_transaction:
@@ -183,7 +184,7 @@ class PooledWrapper:
         return self._configure_connection(connection)  # type: ignore[attr-defined]
 
     def _configure_role(self, connection: Any) -> bool:
-        # Django's way asks its wrapper for another connection, to quote the name.
+        # Django asks its wrapper for another connection to quote the name; psycopg needs none.
         role = self.settings_dict["OPTIONS"].get("assume_role")
         if not role:
             return False
@@ -192,7 +193,7 @@ class PooledWrapper:
         return True
 
     def init_connection_state(self) -> None:
-        """Do as Django, which leaves a wrapper's session to its pool if it has one."""
+        """Do as Django does: set a session up here only if the connection is not from a pool."""
         super().init_connection_state()  # type: ignore[misc]
         if self._held is None and self.is_pooled:
             commit = self.set_up_session(self.connection)
@@ -223,7 +224,7 @@ class PooledWrapper:
 
     @contextmanager
     def join(self) -> Iterator[None]:
-        """Run a block as ``transaction.atomic``; fail if its end could not be a commit."""
+        """Run a block as ``transaction.atomic``; raise at its end if it cannot be committed."""
         with transaction.atomic(using=self.alias):
             yield
             if self.closed_in_transaction or self.connection is None:
@@ -243,7 +244,7 @@ class PooledWrapper:
         return cause if isinstance(cause, psycopg.Error) else error
 
     def released(self) -> None:
-        """Forget the connection: the greenlet ends, the process was forked, or it is released."""
+        """Forget the connection, because it goes back to its pool or the process was forked."""
         if self._held is None:
             return
         self._held = None
@@ -256,16 +257,17 @@ class PooledWrapper:
     # -- use ------------------------------------------------------------------------------
 
     def close_if_health_check_failed(self) -> None:
-        """Do as Django, unless the connection is from the pool: it has seen to that."""
+        """Do as Django does, unless the connection is from the pool, which has checked it."""
         if self._held is None:
             super().close_if_health_check_failed()  # type: ignore[misc]
 
     @async_unsafe  # type: ignore[untyped-decorator]
     def chunked_cursor(self) -> Any:
-        """Return a server-side cursor; a plain one where a pooler would lose it.
+        """Return a server-side cursor, or a plain one where a pooler would lose it.
 
-        Behind PgBouncer in transaction mode a cursor outside a transaction is on whatever server
-        connection comes next. So there ``DISABLE_SERVER_SIDE_CURSORS`` is the default.
+        Behind PgBouncer in transaction mode, statements outside a transaction go to different
+        server connections, and the cursor is on only one of them. So there
+        ``DISABLE_SERVER_SIDE_CURSORS`` is the default.
         """
         self.close_if_health_check_failed()
         self.ensure_connection()  # type: ignore[attr-defined]
@@ -282,13 +284,13 @@ class PooledWrapper:
             return is_pooled(self.connection)
 
     def inc_thread_sharing(self) -> None:
-        """Do as Django: from now on the connection is not only this greenlet's, and outlives it."""
+        """Do as Django does, and keep the connection when the greenlet ends: others use it too."""
         super().inc_thread_sharing()  # type: ignore[misc]
         if self._held is not None:
             self._held.outlive_greenlet()
 
     def validate_thread_sharing(self) -> None:
-        """Do as Django, and take a greenlet for a thread also where gevent patched nothing."""
+        """Do as Django does, and tell greenlets apart even where gevent has patched nothing."""
         if self.allow_thread_sharing:
             return
         if self._greenlet() is not getcurrent():
@@ -300,7 +302,7 @@ class PooledWrapper:
         try:
             super().validate_thread_sharing()  # type: ignore[misc]
         except DatabaseError as error:
-            # In its own greenlet: so gevent has changed what a thread is since.
+            # The greenlet is the same, so gevent was patched in between and a thread is another.
             raise DatabaseError(f"{error}{_LATE}") from None
 
 
@@ -320,10 +322,10 @@ _LATE = (
 
 
 def _leave_as_found(connection: Any) -> None:
-    # As the pool opened it, for those who take one from the pool itself. Not by psycopg's
-    # setter, which refuses inside a transaction, and the pool is about to roll it back.
+    # As the pool opened it, for code that uses the pool without Django. psycopg's setter would
+    # refuse inside a transaction, which the pool is about to roll back.
     connection._autocommit = True
 
 
-# Now, that is before Django makes the first wrapper of this engine.
+# This must come before Django makes the first wrapper of this engine.
 tell_greenlets_apart()

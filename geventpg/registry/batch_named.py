@@ -15,9 +15,9 @@ def send_batch(
 ) -> list[StatementResult]:
     """Send the statements of *batch* together, on the greenlet's connection of pool *name*.
 
-    As `Pool.send_batch`, in a transaction of its own; inside a transaction of this greenlet
-    the batch is a savepoint of that one. It works in processes without gevent too, whose
-    pools are psycopg_pool's and have no ``send_batch``.
+    As with `Pool.send_batch` the batch is a transaction of its own; inside a transaction of this
+    greenlet it is a savepoint there. It also works in processes without gevent, where the pools
+    are psycopg_pool's and have no ``send_batch``.
     """
     pool = registry.get_pool(name)
     return send_on(partial(registry.holding, name), pool.connection, batch, atomic=atomic)

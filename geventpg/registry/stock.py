@@ -1,7 +1,8 @@
 """psycopg_pool's own pool, for processes that do not run gevent.
 
-Nobody watches its idle connections. So whoever is given one looks at its socket first, which
-costs no round trip: a session that the server ended meanwhile is replaced, not met by a user.
+It does not watch its idle connections. So each checkout looks at the connection's socket first,
+which costs no round trip: a session that the server ended meanwhile is replaced before a user
+meets it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from geventpg.connection.connection import abandon_socket
 from geventpg.connection.session_end import is_alive
 from geventpg.pool.options import GEVENTPG_ONLY
 
-# Pools inherited through a fork: they have lost their threads, and collecting one waits for them.
+# Pools that were inherited through a fork. They are kept because the collection of such a pool
+# would wait for its threads, which the child does not have.
 _graveyard: list[ConnectionPool[Any]] = []
 
 
 def make(name: str, conninfo: ConninfoParam, all_options: dict[str, Any]) -> ConnectionPool[Any]:
-    """Make a pool, not yet open; options that only `Pool` has do not apply to it."""
+    """Make a pool, not yet open; leave out the options that only our `Pool` has."""
     options = {k: v for k, v in all_options.items() if k not in GEVENTPG_ONLY}
     cls = options.pop("connection_class", BindableConnection)
     origin = getattr(cls, "__origin__", cls)
@@ -40,18 +42,21 @@ def make(name: str, conninfo: ConninfoParam, all_options: dict[str, Any]) -> Con
 
 
 def check_out(pool: ConnectionPool[Any], timeout: float | None) -> psycopg.Connection[Any]:
-    """Do ``pool.getconn(timeout)``, passing over connections that the server has closed."""
+    """Do ``pool.getconn(timeout)``, but replace connections that the server has closed."""
     deadline = monotonic() + (pool.timeout if timeout is None else timeout)
     conn: psycopg.Connection[Any] = pool.getconn(timeout)
     while not is_alive(conn.pgconn):
         conn.pgconn.finish()
-        pool.putconn(conn)  # which discards it and opens another
+        pool.putconn(conn)  # the pool discards it and opens another
         conn = pool.getconn(max(deadline - monotonic(), 0.0))
     return conn
 
 
 def detach(pool: ConnectionPool[Any], conn: psycopg.Connection[Any]) -> None:
-    """Give *conn*, which is checked out, to who has it, for good; the pool may open another."""
+    """Remove *conn*, which is checked out, from the pool: its holder owns it from now on.
+
+    The pool may open another connection in its place.
+    """
     with pool._lock:
         pool._nconns -= 1
     conn._pool = None
@@ -66,9 +71,10 @@ def abandon(pool: ConnectionPool[Any]) -> None:
 
 @contextmanager
 def cancelling_after(seconds: float, conn: psycopg.Connection[Any]) -> Iterator[Callable[[], bool]]:
-    """Cancel what runs on *conn* if the block takes longer; yield what tells whether that was so.
+    """Cancel the statement on *conn* if the block takes longer than *seconds*.
 
-    A thread does it. It is over when the block is left, so that it never hits the next user.
+    A thread does that. Yield a function that tells whether it did. The thread has ended when the
+    block ends, so that the cancel never hits the next user.
     """
     late = threading.Event()
 

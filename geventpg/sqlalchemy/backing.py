@@ -1,4 +1,4 @@
-"""The `geventpg.Pool` behind an engine: its options, how it opens connections, what it tells."""
+"""The `geventpg.Pool` behind an engine: its options, its connections and its errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geventpg.pool.pool import Pool
 NO_LIMIT = 2**31 - 1
 DEFAULT_TIMEOUT = 30.0
 
-# What SQLAlchemy has a name for, and what is the engine's own affair.
+# Pool options for which SQLAlchemy has another name, and what to use in their place.
 _SAID_OTHERWISE = {
     "max_size": "pool_size and max_overflow",
     "timeout": "pool_timeout",
@@ -73,13 +73,14 @@ def check_own_options(
 def acquire_timeout(timeout: float | None) -> float:
     """Return SQLAlchemy's ``pool_timeout`` as that of `Pool`, which covers connecting, too.
 
-    ``None`` is no limit; with 0 nobody waits for others, but for connecting one must.
+    ``None`` is no limit. With 0 a checkout does not wait for other users, but it has to wait for a
+    connection that is being opened.
     """
     return float("inf") if timeout is None else timeout or DEFAULT_TIMEOUT
 
 
 def all_taken(pool: ConnectionPool[Any]) -> bool:
-    """Tell whether a checkout would have to wait for others."""
+    """Tell whether a checkout would have to wait for other users."""
     stats = pool.get_stats()
     return not stats["pool_available"] and stats["pool_size"] >= stats["pool_max"]
 
@@ -96,9 +97,9 @@ def make(open_one: Callable[[], Any], name: str | None, options: Mapping[str, An
                 if not isinstance(conn, psycopg.Connection):
                     raise TypeError(f"creator returned a {type(conn).__name__}, no connection")
             except psycopg.OperationalError:
-                raise  # the pool knows what to make of it
+                raise  # the pool decides what follows
             except Exception as error:
-                # The program's own mistake, or its refusal: waiting would not help.
+                # The program made a mistake or refused, so another attempt would not help.
                 raise ConnectRejected(f"{type(error).__name__}: {error}") from error
             return conn
 
@@ -106,9 +107,9 @@ def make(open_one: Callable[[], Any], name: str | None, options: Mapping[str, An
 
 
 def close_if_unused(pool: EnginePool) -> None:
-    """Close a pool whose engine is done with it, unless somebody waits for its connections.
+    """Close a pool that its engine does not use any more, unless there are waiters.
 
-    He is served; it is to be called again after the returns.
+    Waiters are served first; call this again after each return.
     """
     if pool.get_stats()["requests_waiting"]:
         pool.resize(0, pool.max_size)
@@ -118,11 +119,11 @@ def close_if_unused(pool: EnginePool) -> None:
 
 
 def translate(error: PoolTimeout) -> BaseException:
-    """Return what an acquire's *error* is to SQLAlchemy's users.
+    """Return the exception that SQLAlchemy's users expect for a checkout's *error*.
 
-    What the server or the creator said, if it was a refusal; `sqlalchemy.exc.TimeoutError` if
-    all connections are in use; else the server does not answer, and *error*, which SQLAlchemy
-    will wrap as `OperationalError`, tells how.
+    After a refusal it is the error of the server or of the creator; if all connections are in use
+    it is `sqlalchemy.exc.TimeoutError`. Otherwise the server does not answer, and it is *error*
+    itself, which SQLAlchemy wraps as `OperationalError`.
     """
     cause: BaseException | None = error
     while isinstance(cause, ConnectRejected):

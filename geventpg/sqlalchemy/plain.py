@@ -1,8 +1,7 @@
 """SQLAlchemy's own pool, for processes that do not run gevent.
 
-It is a `QueuePool` in everything but two things: an idle connection whose session the server has
-ended is replaced before anybody meets it, and a forked child leaves its parent's connections
-alone.
+It differs from `QueuePool` in two things. A checkout replaces an idle connection whose session the
+server has ended, and a forked child leaves its parent's connections alone.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class PlainPool(QueuePool):
     def forget(self) -> None:
         """Start anew in a forked child, without a byte on the parent's sockets."""
         old, size = self._pool, self.size()
-        # Also new locks: a thread that the child does not have may hold the old ones.
+        # It needs a new lock, too: a thread that the child does not have may hold the old one.
         self._pool = self._queue_class(size, use_lifo=old.use_lifo)
         self._overflow = 0 - size
         self._overflow_lock = threading.Lock()

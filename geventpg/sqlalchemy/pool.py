@@ -37,10 +37,10 @@ class GeventPool(PlainPool):
     Arguments as for `QueuePool`, which it is to ``isinstance``:
 
     - *pool_size* and *max_overflow*: together they are the ``max_size``. No difference is made
-      between the two: connections that nobody needed for ``max_idle`` are closed.
-    - *timeout*: seconds for an acquire, connecting included; 0: do not wait for others,
+      between the two: connections that were not needed for ``max_idle`` are closed.
+    - *timeout*: seconds for a checkout, connecting included; 0: do not wait for other users,
       ``None``: no limit.
-    - *recycle*: the ``max_lifetime``; also idle connections are replaced, by the pool itself.
+    - *recycle*: the ``max_lifetime``; the pool replaces idle connections, too.
     - *use_lifo*: as for `geventpg.Pool`, ``True``.
     - *pool_options*: further options of `geventpg.Pool`; ``min_size`` is 0 unless given.
     - *pool_name*: use the pool of that name, made by `geventpg.configure`, instead of an own
@@ -110,7 +110,7 @@ class GeventPool(PlainPool):
         return self._own if self._pool_name is None else registry.get_pool(self._pool_name)
 
     def _settle(self) -> ConnectionPoolEntry:
-        """Decide what this pool is: at the first checkout, when gevent has been started."""
+        """Choose the pool behind at the first checkout: by then gevent runs if it is used."""
         gevent_runs = hub.in_use()
         self._introduction = hub.HubLock() if gevent_runs else nullcontext()
         if self._pool_name is not None or gevent_runs:
@@ -130,7 +130,7 @@ class GeventPool(PlainPool):
         return self._connection_for
 
     def _connection_for(self, record: ConnectionPoolEntry) -> Any:
-        """Be the creator to SQLAlchemy's records: it fires ``connect`` for what this returns."""
+        """Return a connection for a new record, for which SQLAlchemy then fires ``connect``."""
         if not isinstance(record, Record):
             return self._create(record)
         if self._pool_name is not None:
@@ -148,7 +148,7 @@ class GeventPool(PlainPool):
         return conn
 
     def introduction(self) -> AbstractContextManager[Any]:
-        """Return the lock for ``connect`` events: the dialect initializes in the first.
+        """Return the lock for ``connect`` events: in the first of them the dialect initializes.
 
         SQLAlchemy's own lock would block the hub if gevent has not patched `threading`.
         """
@@ -174,12 +174,12 @@ class GeventPool(PlainPool):
                 if record.settings is not None:
                     record.settings = settings.exchange(conn, record.settings)
                 return record
-            # While it was idle somebody who kept the record, or the connection, has ended it.
+            # Code that kept the record or the connection has closed it while it was idle.
             record.hold(conn)
             self._close_connection(conn)
 
     def _take_behind(self) -> Any:
-        """Check out of whatever pool is behind; `Pool.getconn` is the short way to an own one."""
+        """Check out of the pool behind, of whichever kind it is."""
         pool = self.connection_pool
         assert pool is not None
         timeout = self._options["timeout"]
@@ -188,16 +188,16 @@ class GeventPool(PlainPool):
         return pool.getconn(timeout) if isinstance(pool, Pool) else stock.check_out(pool, timeout)
 
     def _get_plain(self) -> ConnectionPoolEntry:
-        if hub.in_use():  # it was started since
+        if hub.in_use():  # gevent was started after the first checkout
             self.dispose()
             return self._get()
         return super()._do_get()
 
     def refill(self, record: Record) -> Any:
-        """Give *record* another connection, as its own was invalidated during the checkout.
+        """Give *record* another connection, because its own was invalidated during the checkout.
 
-        Return it if it was used before. Not one in doubt, as SQLAlchemy tries no more than
-        twice: it is probed first.
+        Return the connection if it was used before. It is probed first, because SQLAlchemy tries no
+        more than twice.
         """
         while True:
             other = self._get()
@@ -228,7 +228,7 @@ class GeventPool(PlainPool):
             return
         conn = record.held
         if conn is None or conn._pool is None:
-            return  # it left the pool when it was closed; or it is the parent process's
+            return  # it left the pool when it was closed, or it belongs to the parent process
         if record.dbapi_connection is None:
             self._detach(record)
         elif not record.usable:
@@ -253,13 +253,13 @@ class GeventPool(PlainPool):
     # -- closing ----------------------------------------------------------------------------
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        """Close a connection; it leaves the pool behind at once, whoever still has its record."""
+        """Close a connection and take it out of the pool behind, even if its record is used."""
         record: Record | None = connection.__dict__.get(self.key)
         pool = connection._pool if record is not None else None
         if record is not None:
             record.lost = connection.closed
             record.held = None
-        if pool is None:  # it is in no pool, or idle there: found at the next checkout
+        if pool is None:  # it is in no pool, or idle there, and the next checkout notices
             super()._close_connection(connection, terminate=terminate)
             return
         del connection.__dict__[self.key]
@@ -274,7 +274,7 @@ class GeventPool(PlainPool):
         self._tell_of_close(event.connection, functools.partial(hub.spawn, self.dispatch.close))
 
     def _tell_of_close(self, conn: Any, tell: Callable[[Any, Record], object]) -> None:
-        """Let *tell* call SQLAlchemy's listeners for the end of a connection that they know."""
+        """Let *tell* call SQLAlchemy's listeners if they know of the connection that was closed."""
         record: Record | None = conn.__dict__.pop(self.key, None)
         if record is not None:
             known, record.held, record.dbapi_connection = record.dbapi_connection, None, None
@@ -287,7 +287,7 @@ class GeventPool(PlainPool):
         exception: BaseException | None = None,
         _checkin: bool = True,
     ) -> None:
-        """Replace all connections if it was decided, verify them if one was merely lost."""
+        """Replace all connections if the user decided that; verify them if one was only lost."""
         record = getattr(connection, "_connection_record", None)
         pool = self.connection_pool
         if pool is None or not isinstance(record, Record):
@@ -302,9 +302,9 @@ class GeventPool(PlainPool):
             connection.invalidate(exception)
 
     def dispose(self) -> None:
-        """Close the idle connections now, those in use when they are returned.
+        """Close the idle connections now, and those in use when they are returned.
 
-        Who waits for one is served. A pool that was named by *pool_name* stays as it is.
+        Waiters are still served. A pool that was named by *pool_name* stays as it is.
         """
         if self._get == self._get_plain:
             super().dispose()
@@ -332,7 +332,7 @@ class GeventPool(PlainPool):
             dialect=self._dialect,
         )
 
-    # -- what it tells ------------------------------------------------------------------------
+    # -- sizes --------------------------------------------------------------------------------
 
     def size(self) -> int:
         """Return ``pool_size``, or ``max_size`` of a pool that was named."""
@@ -363,7 +363,7 @@ class GeventPool(PlainPool):
     def forget(self) -> None:
         """Start anew in a forked child, without a byte on the parent's sockets."""
         super().forget()
-        self._start_afresh()  # the pool behind was emptied by itself
+        self._start_afresh()  # the pool behind has emptied itself
 
 
 def _forget_in_child() -> None:

@@ -1,7 +1,7 @@
-"""What an engine and `get_conn()` set differently on the connections of one named pool.
+"""The settings that an engine and `get_conn()` have different on connections of one named pool.
 
-Isolation level, adapters and factories are psycopg's, in the client's memory: exchanging them
-while no transaction is open costs no round trip.
+Isolation level, adapters and factories are in the client's memory. So it costs no round trip to
+exchange them while no transaction is open.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIELDS = (
 
 
 def exchange(conn: psycopg.Connection[Any], settings: Settings) -> Settings:
-    """Give *conn* these settings, return those it had."""
+    """Give *conn* these settings; return the ones that it had."""
     previous = tuple([getattr(conn, field) for field in _FIELDS])
     for field, value in zip(_FIELDS, settings, strict=True):
         setattr(conn, field, value)

@@ -1,8 +1,8 @@
-"""Transactions that tell the truth about their COMMIT, and whole transactions tried again.
+"""Transactions that tell the truth about their COMMIT, and transactions that are run again.
 
 A transaction that failed for a passing reason (see `transient`) can be run again as a whole, on a
-fresh connection. One whose connection was lost while COMMIT was under way cannot, unless it
-is known not to have happened: see `commit`.
+fresh connection. If the connection was lost during COMMIT, that is allowed only if the transaction
+is known not to be committed: see `geventpg.connection.commit`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def transaction(
     Committed when the block ends, rolled back on any exception. ``get_conn()`` inside
     returns the same connection; its ``commit()`` is refused. Inside another transaction of
     this greenlet the block is a savepoint, and the options of a transaction are refused.
-    *statement_timeout* (s) bounds every statement, on the server, and is set along with
-    BEGIN. ``"remaining"`` is the time that the unit of work around has left, such as a Celery
-    task with a time limit; without one there is no bound.
+    *statement_timeout* (s) bounds every statement on the server; it is sent together with BEGIN.
+    ``"remaining"`` is the time that the unit of work around the block has left, for example a
+    Celery task with a time limit; without a limit there is no bound.
 
     When the connection is lost during COMMIT, the outcome is looked up on another one, for
-    10 seconds at most. The block ends normally if it was committed, with the error that
-    ended the connection if it was not, with `CommitUnknown` if nobody can tell. For this a
-    transaction is asked for its number before COMMIT, which is a round trip (not when it is
-    *read_only*). Blocks, and raises on checkout, as `get_conn` does. A kill rolls back; one
-    that comes during COMMIT leaves it open which of both happened.
+    10 seconds at most. The block ends normally if the transaction was committed, with the error
+    that ended the connection if it was not, and with `CommitUnknown` if that cannot be found out.
+    For this the server is asked for the transaction's number before COMMIT, which is a round trip
+    (not when it is *read_only*). Blocks, and raises on checkout, as `get_conn` does. A kill rolls
+    back; after a kill during COMMIT either may have happened.
     """
     options = Options(isolation_level, read_only, deferrable, statement_timeout)
     block: Block | None = None
@@ -72,7 +72,7 @@ def transaction(
     except psycopg.Error as error:
         if block is None or block.doubtful is None:
             raise
-        # The lost connection is back in the pool: the look-up takes no more than one.
+        # The lost connection is back in the pool, so the look-up needs only one connection.
         if not settle(block.doubtful, error, registry.get_pool(name).connection):
             raise
 
@@ -92,26 +92,26 @@ def run_in_transaction(
 ) -> T:
     """Call ``fn(conn, *args, **kwargs)`` in a transaction; return its result once committed.
 
-    After a failure that may pass the whole transaction is run again, on a fresh connection:
-    serialization failures, deadlocks, a lost connection, a server that shuts down or takes
-    no more writes, a prepared statement that was lost or went stale. So *fn* must do nothing
-    that a rollback does not undo. Anything else it raises is raised at once.
+    After a failure that may pass, the whole transaction is run again on a fresh connection. Such
+    failures are serialization failures, deadlocks, a lost connection, a server that shuts down or
+    takes no more writes, and a prepared statement that was gone or went stale. So *fn* must do
+    nothing that a rollback does not undo. Any other exception is raised at once.
 
-    At most *max_attempts*, with growing, random pauses of 2 seconds at most; none begins
-    *timeout* seconds after the first, and a checkout waits no longer than that either. The
+    There are *max_attempts* attempts at most, with growing, random pauses of 2 seconds at most. No
+    attempt begins, and no checkout waits, later than *timeout* seconds after the beginning. The
     last error is raised; its ``attempts`` are the errors of all attempts, in order.
 
-    A connection lost during COMMIT is treated as in `transaction`: what was committed is
-    not repeated, what was not is; when nobody can tell, `CommitUnknown` is raised, unless
-    *idempotent* says that doing it twice is harmless. A notification is the exception: a
-    transaction that did nothing else may send it twice.
+    A connection lost during COMMIT is treated as in `transaction`: the transaction is repeated
+    only if it was not committed. If that cannot be found out, `CommitUnknown` is raised, unless
+    *idempotent* says that doing it twice is harmless. One exception: a transaction that did nothing
+    but send a notification may send it twice.
 
     *pool* is a pool or the name of one (default ``"default"``); with a name ``get_conn()``
-    inside returns the same connection. Inside another transaction of this greenlet it is a
-    savepoint and one attempt: only who began the outer one can repeat it. Options are those
-    of `transaction`; ``statement_timeout="remaining"`` is what is left of *timeout* when an
-    attempt begins, if that is less than what is left of the unit of work. To pass *fn* an
-    argument of the same name, use ``functools.partial``.
+    inside returns the same connection. Inside another transaction of this greenlet this is a
+    savepoint and one attempt, because only the code that began the outer transaction can repeat it.
+    Options are those of `transaction`; ``statement_timeout="remaining"`` is the rest of *timeout*
+    when an attempt begins, or of the unit of work's time if that is less. To pass *fn* an argument
+    with the name of an option, use ``functools.partial``.
     """
     options = Options(isolation_level, read_only, deferrable, statement_timeout)
     source = "default" if pool is None else pool
@@ -134,8 +134,10 @@ def run_in_transaction(
         except Exception as error:
             cause = error if owner is None else owner.database_error(error)
             if block is None or not isinstance(cause, psycopg.Error):
-                raise  # on checkout, which has its own patience; or in somebody's transaction
-            failure: Exception = error  # what is raised; the cause says whether it may pass
+                # The checkout failed, which waits long enough by itself; or the failure is inside
+                # another transaction, which only its own code can repeat.
+                raise
+            failure: Exception = error  # to be raised; the cause decides whether it may pass
         if block.doubtful is not None:
             the_pool = source if isinstance(source, ConnectionPool) else registry.get_pool(source)
             try:

@@ -28,7 +28,7 @@ StatementTimeout = float | Literal["remaining"] | None
 
 @dataclass(frozen=True)
 class Options:
-    """What BEGIN is to say, and the bound of the statements."""
+    """The options of a transaction: those of BEGIN, and the bound of its statements."""
 
     isolation_level: IsolationLevel | None
     read_only: bool | None
@@ -46,14 +46,17 @@ class Options:
             )
 
     def time_for_statements(self, remaining: float | None) -> float | None:
-        """Return the bound of a transaction that begins now; *remaining* is its caller's time."""
+        """Return the bound (s) of the statements of a transaction that begins now, if it has one.
+
+        *remaining* is the time that the caller has left.
+        """
         if not isinstance(self.statement_timeout, str):
             return self.statement_timeout
         times = [time for time in (remaining, remaining_time()) if time is not None]
         return min(times, default=None)
 
     def refuse(self) -> None:
-        """Raise if an option is given, which an inner transaction cannot have."""
+        """Raise if an option is given: a transaction inside another one cannot have options."""
         if self != Options(None, None, None, None):
             raise psycopg.ProgrammingError(
                 "options of a transaction inside another transaction of the same greenlet:"
@@ -62,7 +65,7 @@ class Options:
 
 
 class _Transaction(psycopg.Transaction):
-    """psycopg's block, with a bound for its statements that travels along with BEGIN."""
+    """psycopg's block, with a bound for its statements that is sent together with BEGIN."""
 
     def __init__(self, conn: Connection[Any], statement_timeout: float | None) -> None:
         super().__init__(conn)
@@ -74,7 +77,7 @@ class _Transaction(psycopg.Transaction):
             return
         milliseconds = max(int(min(self._statement_timeout, LONGEST_TIMEOUT) * 1000), 1)
         command = f"SET LOCAL statement_timeout = {milliseconds}".encode()
-        # psycopg's own, which expects one result.
+        # As psycopg does it, but psycopg expects one result and here are two.
         self.status = self.Status.ACTIVE
         self._push_savepoint()
         self._conn._check_connection_ok()
@@ -85,7 +88,7 @@ class _Transaction(psycopg.Transaction):
 
 
 class Block:
-    """One transaction on one connection, begun and ended by a ``with`` block."""
+    """One transaction on one connection, as a ``with`` block."""
 
     def __init__(
         self, conn: Connection[Any], options: Options, statement_timeout: float | None
@@ -96,7 +99,7 @@ class Block:
         self._before = conn.isolation_level, conn.read_only, conn.deferrable
         self._place: Place | None = None
         self.doubtful: Mark | None = None
-        """Set if the connection was lost while COMMIT was under way."""
+        """The transaction's mark, if the connection was lost while COMMIT was under way."""
 
     def __enter__(self) -> None:
         conn, options = self._conn, self._options
@@ -110,7 +113,7 @@ class Block:
         if options.deferrable is not None and options.deferrable != deferrable:
             conn.deferrable = options.deferrable
         try:
-            self._transaction.__enter__()  # interrupted, it undoes itself
+            self._transaction.__enter__()  # if it is interrupted, it undoes itself
         except BaseException:
             self._restore()
             raise
@@ -142,7 +145,7 @@ class Block:
             except BaseException as error:
                 self._transaction.__exit__(type(error), error, error.__traceback__)
                 raise
-        if pgconn.status != OK:  # psycopg's block would end as if it were committed
+        if pgconn.status != OK:  # psycopg's block would end as if the transaction were committed
             lost = errors.OperationalError("the connection was lost before COMMIT")
             note_outcome(lost, rolled_back=True)
             raise lost
@@ -150,7 +153,7 @@ class Block:
             self._transaction.__exit__(None, None, None)
         except psycopg.Error as error:
             if pgconn.status != OK:
-                note_outcome(error, rolled_back=False)  # until it is known
+                note_outcome(error, rolled_back=False)  # until the outcome is known
                 self.doubtful = mark
             raise
 

@@ -1,4 +1,4 @@
-"""What is worth another try, and how long to wait before it. Values only: no I/O, no gevent."""
+"""The failures that may pass, and the pauses before another attempt. No I/O, no gevent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geventpg.errors import CommitUnknown, NotExecuted, StaleStatement
 
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 _CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
-# The server went, or the one that answers takes no writes: another connection may be better.
+# The server went away, or takes no writes: another connection may lead to a better one.
 _WRONG_SERVER = (
     errors.AdminShutdown,
     errors.CrashShutdown,
@@ -34,10 +34,10 @@ def is_transient(error: BaseException, conn: psycopg.Connection[Any] | None = No
     """Tell whether the whole transaction that *error* ended may succeed if it is run again.
 
     True for serialization failures and deadlocks, for servers that shut down or are
-    read-only, for prepared statements that were lost or went stale, and for connections that
-    were lost before COMMIT was sent; of one that is not geventpg's that is known only with
-    *conn*, on which it happened. False where it may have succeeded already: for `CommitUnknown`,
-    and for a connection lost in autocommit mode. Does not block.
+    read-only, for prepared statements that were gone or went stale, and for connections that
+    were lost before COMMIT was sent. For a connection that is not geventpg's, pass it as *conn*: it
+    tells whether it was lost. False where the work may have succeeded already: for `CommitUnknown`,
+    and for a connection that was lost in autocommit mode. Does not block.
     """
     if isinstance(error, CommitUnknown) or not isinstance(error, psycopg.Error):
         return False
@@ -53,10 +53,10 @@ def is_transient(error: BaseException, conn: psycopg.Connection[Any] | None = No
 
 
 class Attempts:
-    """The attempts at one piece of work: how many, until when, with which pauses.
+    """The attempts at one piece of work: their number, their deadline and their pauses.
 
-    *max_attempts* in all; no further one begins *timeout* seconds after the first
-    (``None``: no limit).
+    There are *max_attempts* at most. No attempt begins later than *timeout* seconds after the
+    first one (``None``: no limit).
     """
 
     def __init__(self, max_attempts: int, timeout: float | None) -> None:
@@ -75,11 +75,11 @@ class Attempts:
         return None if self._deadline is None else max(self._deadline - monotonic(), 0.0)
 
     def failed(self, error: BaseException) -> float | None:
-        """Note a failed attempt; return the pause (s) before the next, ``None``: no more.
+        """Note a failed attempt; return the pause (s) before the next, ``None`` after the last.
 
-        The pauses grow, are capped, and are random between nothing and that ("full jitter":
-        https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that
-        those who collided do not meet again.
+        A pause is random between 0 and a bound, which doubles each time up to a maximum ("full
+        jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). So
+        transactions that collided do not collide again.
         """
         self.errors.append(error)
         self._left -= 1
@@ -91,7 +91,7 @@ class Attempts:
         return pause
 
     def attach(self, error: BaseException) -> None:
-        """Tell with *error* what every attempt met: ``error.attempts``, and notes to read."""
+        """Add the errors of all attempts to *error*: as ``error.attempts``, and as its notes."""
         error.attempts = tuple(self.errors)  # type: ignore[attr-defined]
         if len(self.errors) > 1 and hasattr(error, "add_note"):
             for note in self._notes():

@@ -1,4 +1,4 @@
-"""A unit of work, such as a task, whose commit is looked up if its answer is lost."""
+"""A unit of work, such as a task, that finds out whether a COMMIT without an answer succeeded."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ INTRANS = pq.TransactionStatus.INTRANS
 
 @contextmanager
 def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Iterator[None]:
-    """Do `Scope`, and find out what became of a COMMIT whose answer was lost.
+    """Run a block in a `Scope`, and find out the outcome of a COMMIT that got no answer.
 
-    The block ends normally if everything was committed. What it raises otherwise tells the
-    truth to `is_transient`: a unit that used several pools, of which one was committed when
-    another failed, is not to be repeated. Costs a round trip before COMMIT, as `transaction`
-    does; blocks for 10 seconds at most after a loss.
+    The block ends normally if everything was committed. Otherwise `is_transient` is right about the
+    error that it raises: a unit of work that used several pools is not to be repeated if one of
+    them was committed when another failed. Costs a round trip before COMMIT, as `transaction`
+    does; blocks for 10 seconds at most after a connection was lost.
     """
     commits = _Commits()
     try:
@@ -36,7 +36,7 @@ def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Itera
         failure = error
         if commits.doubtful is not None:
             mark, failure, pool = commits.doubtful
-            # The lost connection is back in the pool: the look-up takes no more than one.
+            # The lost connection is back in the pool, so the look-up needs only one connection.
             if settle(mark, failure, pool.connection):
                 if not commits.left:
                     return
@@ -49,13 +49,13 @@ def unit_of_work(*, adopt: bool = False, deadline: float | None = None) -> Itera
 
 
 class _Commits:
-    """Commits what a unit holds, one after the other."""
+    """Commits the connections of a unit of work, one after the other."""
 
     def __init__(self) -> None:
         self.left = 0
-        """How many are still to be committed."""
+        """The number of connections that are still to be committed."""
         self.wrote = False
-        """Whether something was committed."""
+        """Whether a transaction that wrote something was committed."""
         self.doubtful: tuple[Mark, psycopg.Error, ConnectionPool[Any]] | None = None
 
     def __call__(self, mine: list[HeldConnection]) -> None:

@@ -13,7 +13,7 @@ from geventpg.cli.output import milliseconds
 from geventpg.connection.connection import Connection
 
 SLOW = 0.010
-"""Seconds of a round trip from which on it, and not the server, decides what is possible."""
+"""Seconds of a round trip that decide, more than the server does, how fast statements can be."""
 
 _ROUND_TRIPS = 15
 _VERIFYING = ("verify-full", "verify-ca")
@@ -39,7 +39,7 @@ def look_at_tls(conn: Connection[Any], parameters: Mapping[str, Any]) -> list[Fi
         return [
             problem(
                 "tls-off",
-                f"The connection to {host} is not encrypted: whoever is in between reads data and"
+                f"The connection to {host} is not encrypted: an attacker on the way reads data and"
                 " passwords.",
                 "Turn ssl on in the server, and set sslmode=verify-full with sslrootcert.",
                 **facts,
@@ -50,8 +50,8 @@ def look_at_tls(conn: Connection[Any], parameters: Mapping[str, Any]) -> list[Fi
         return [
             warning(
                 "tls-unverified",
-                f"TLS with sslmode={mode} does not check who {host} is: whoever is in between can"
-                " pretend to be it.",
+                f"TLS with sslmode={mode} does not check the identity of {host}: an attacker on the"
+                " way can pretend to be it.",
                 "Set sslmode=verify-full, and sslrootcert to the authority's file, or to 'system'"
                 " for a public one.",
                 sslmode=mode,
@@ -87,7 +87,7 @@ def look_at_round_trip(conn: Connection[Any]) -> list[Finding]:
 def look_at_keepalives(
     conn: Connection[Any], parameters: Mapping[str, Any], options: Mapping[str, Any]
 ) -> list[Finding]:
-    """Return findings on noticing a server that has silently gone."""
+    """Return findings on how a server that has silently gone is noticed."""
     found = []
     if conn.info.host.startswith("/"):
         found.append(ok("keepalives", "a Unix socket needs no TCP keepalives"))

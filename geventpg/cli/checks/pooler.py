@@ -1,4 +1,4 @@
-"""What is in between: nothing, or a pooler; its mode, and whether statements may be prepared."""
+"""The pooler between here and the server: its mode, and whether statements may be prepared."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BLOCKED_AFTER = 1.0
 
 @dataclass(frozen=True)
 class Pooler:
-    """What could be told."""
+    """What could be found out about a pooler."""
 
     mode: str
     """``session``, ``transaction``, ``statement``, or ``unknown``."""
     version: str = ""
-    """PgBouncer's, if its console let us in."""
+    """PgBouncer's version, if its console let us in."""
     prepared: int | None = None
     """``max_prepared_statements``, likewise."""
     pool_size: int | None = None
@@ -92,7 +92,7 @@ def _look_at_preparing(pooler: Pooler, prepare: str) -> Finding:
     return problem(
         "prepare-unsafe",
         "prepare='always' behind a pooler that does not know prepared statements: statements fail,"
-        " or execute somebody else's.",
+        " or execute those of other clients.",
         "Leave prepare at 'auto'. For prepared statements: PgBouncer 1.21 or newer with"
         " max_prepared_statements, and libpq 17 or newer.",
     )

@@ -106,7 +106,7 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (
         r"too many clients|connection slots are reserved|too many connections|no more connections",
         "too-many-clients",
-        "See who holds them in pg_stat_activity; lower the pools' max_size, or see geventpg plan.",
+        "See in pg_stat_activity who holds them; lower the pools' max_size, or see geventpg plan.",
     ),
     (
         r"certificate|does not match host name|SSL error",

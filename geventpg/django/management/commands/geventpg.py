@@ -55,8 +55,8 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
             "--rest",
             type=float,
             default=5.0,
-            help="drain sessions idle for that many seconds; a request that pauses so long between"
-            " two statements, outside a transaction, would notice",
+            help="drain sessions that were idle for so many seconds; a request that pauses longer"
+            " between two statements, outside a transaction, would lose its connection",
         )
         parser.add_argument(
             "--timeout", type=float, default=60.0, help="seconds to wait for busy sessions"
@@ -117,7 +117,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
                 )
             cursor.execute("select clock_timestamp()")
             old = [cursor.fetchone()[0], name, name]
-            # At rest for a while, so that none is hit that somebody is about to use.
+            # They were idle for a while, so a request is hardly about to use them.
             rest = "and state = 'idle' and state_change < clock_timestamp() - %s * interval '1 s'"
             ended = 0
             while True:
