@@ -30,7 +30,7 @@ MOST_REACHES = 173
 MOST_IN_CIRCLES = 17
 NOT_YET: set[str] = set()
 """Files that import from above, from before the rooms were made. The list only gets shorter."""
-MOST_LINES = 117
+MOST_LINES = 78
 MOST_PARAMETERS = 26
 
 ENTRIES = {"__init__.py", "__main__.py", "py.typed", "errors.py"} | {
