@@ -29,22 +29,23 @@ class Reading:
         "_is_plain",
         "_others",
         "_summary",
-        "_text",
         "_without_literals",
+        "essence",
         "kind",
         "word",
     )
 
     def __init__(self, text: bytes) -> None:
         beginning = text[:LONGEST]
-        self._text = beginning
+        self.essence = beginning
+        """The text without what is around it; of a long one, `LONGEST` bytes."""
         self._others: list[bytes] = []
         """The statements behind the first one."""
         if b";" in beginning:
             beginning, *self._others = split(beginning) or [b""]
         self.kind, self.word = kind_of(beginning)
         """The kind of the first statement, and its first word in upper case."""
-        self._certain_until = first_difference(self._text) if b"\\" in self._text else None
+        self._certain_until = first_difference(self.essence) if b"\\" in self.essence else None
         self._effects: tuple[Effect, ...] | None = None
         self._is_plain: bool | None = None
         """Whether it is one query, and has no parameters; ``None``: it was not asked so far."""
@@ -66,7 +67,7 @@ class Reading:
         """What the text leaves in its session."""
         effects = self._effects
         if effects is None:
-            first = split(self._text)[0] if self._others else self._text
+            first = split(self.essence)[0] if self._others else self.essence
             effects = effects_of(first, self.word)
             for statement in self._others:
                 effects += effects_of(statement, kind_of(statement)[1])
@@ -96,20 +97,20 @@ class Reading:
         """
         shown = self._without_literals
         if shown is None:
-            shown = self._without_literals = without_literals(self._text, self._certain_until)
+            shown = self._without_literals = without_literals(self.essence, self._certain_until)
         return shown
 
     @property
     def summary(self) -> str:
         """The first word and what the statement works on: ``SELECT orders``."""
         if self._summary is None:
-            self._summary = summary_of(self._text, self.word)
+            self._summary = summary_of(self.essence, self.word)
         return self._summary
 
     def _looks_plain(self) -> bool:
         if self.kind is not Kind.QUERY or self._others or self._certain_until is not None:
             return False
-        text = self._text
+        text = self.essence
         if b"$" not in text or _PARAMETER.search(text) is None:
             return True
         return all(kind != PARAMETER for kind, _, _ in lex(text))

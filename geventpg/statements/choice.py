@@ -307,7 +307,7 @@ class Pipes:
         head = pipe.sent[0]
         pipe.set_apart(head)
         if head.plan is not None:
-            self.costs.penalise(head.plan.text)
+            self.costs.penalise(head.plan.essence)
         canceller = hub.spawn(cancel_head, pipe)
         canceller.rawlink(lambda _ended: pipe.finished_cancelling())
         pipe.evacuate()

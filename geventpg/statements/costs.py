@@ -2,7 +2,8 @@
 
 Statements of one connection are executed one after the other: those that take the server long
 would take turns there, where on connections of their own they run at the same time. What they
-take is seen on the way, by the text. It is a guess, and it is corrected on the way too.
+take is seen on the way, by the text without the comments around it. It is a guess, and it is
+corrected on the way too.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class Costs:
     __slots__ = ("_levels", "_tried", "penalties", "suspects")
 
     def __init__(self) -> None:
-        self.penalties: dict[str, int] = {}
+        self.penalties: dict[bytes, int] = {}
         """Texts that are costly: how many executions have to go by until the next trial."""
-        self._levels: dict[str, int] = {}
-        self._tried: dict[str, None] = {}
+        self._levels: dict[bytes, int] = {}
+        self._tried: dict[bytes, None] = {}
         """Texts of which one is being tried."""
-        self.suspects: dict[str, int] = {}
+        self.suspects: dict[bytes, int] = {}
         """Texts that were costly: how often in a row, 0 for those that had penalties. It is worth
         knowing of them that they did not take long."""
 
@@ -48,7 +49,7 @@ class Costs:
         """Note what a statement took that was sent with others."""
         if plan is None:
             return
-        text = plan.text
+        text = plan.essence
         if seconds <= COSTLY:
             if text in self.penalties and text not in self._tried:
                 self.suspects[text] = 0  # it was on its way before it had them
@@ -63,7 +64,7 @@ class Costs:
             _make_room(self.suspects)
             self.suspects[text] = strikes
 
-    def goes_alone(self, text: str) -> bool:
+    def goes_alone(self, text: bytes) -> bool:
         """Tell whether a statement is to have a connection of its own this time."""
         penalty = self.penalties.get(text)
         if penalty is None:
@@ -77,13 +78,13 @@ class Costs:
         self._tried[text] = None
         return False
 
-    def alone(self, text: str, seconds: float) -> None:
+    def alone(self, text: bytes, seconds: float) -> None:
         """Note what a statement took on a connection of its own."""
         if seconds > SLOW and text in self._levels:
             self.penalties[text] = self._levels[text]  # no trial is needed to know
             self._tried.pop(text, None)
 
-    def penalise(self, text: str) -> None:
+    def penalise(self, text: bytes) -> None:
         """Have the next executions of a statement take connections of their own."""
         for texts in (self.penalties, self._levels, self.suspects):
             _make_room(texts)
@@ -93,6 +94,6 @@ class Costs:
         self._tried.pop(text, None)
 
 
-def _make_room(texts: dict[str, Any]) -> None:
+def _make_room(texts: dict[bytes, Any]) -> None:
     if len(texts) >= _MOST_REMEMBERED:
         del texts[next(iter(texts))]

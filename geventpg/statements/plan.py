@@ -18,6 +18,7 @@ from psycopg.rows import RowFactory
 
 from geventpg.connection.cursor import Cursor
 from geventpg.connection.statement_cache import settings_of
+from geventpg.sql.reading import read
 
 from .sharing import may_share
 
@@ -115,6 +116,7 @@ class Plan:
     __slots__ = (
         "_context",
         "count",
+        "essence",
         "formats",
         "order",
         "parts",
@@ -136,6 +138,8 @@ class Plan:
         self._context = context
         self.text = text
         self.query = query
+        self.essence = read(query).essence
+        """What the statement's costs are known by: a trace id in a comment makes no difference."""
         self.formats = formats or []
         self.types: tuple[int, ...] = ()
         """Those of the latest parameters."""

@@ -143,7 +143,7 @@ def _make_call(
         if (
             plan is not None
             and plan.shared
-            and not (costs.penalties and costs.goes_alone(plan.text))
+            and not (costs.penalties and costs.goes_alone(plan.essence))
         ):
             call = call_of(plan, params)
             call.prepare = preparing
@@ -222,7 +222,7 @@ def _run_alone(
         bounded = partial(_bounded, *until)
         checkout = partial(_check_out, pipes, *until)
     pipes.spilled += 1
-    note = None if plan is None else partial(pipes.costs.alone, plan.text)
+    note = None if plan is None else partial(pipes.costs.alone, plan.essence)
     return Alone(checkout, lender.putconn, bounded, note).run(asked, take)
 
 

@@ -48,6 +48,14 @@ def test_a_statement_known_to_be_slow_takes_a_connection_of_its_own(pool, admin)
     cancel(admin, slow)
 
 
+def test_a_slow_statement_is_known_by_its_text_whatever_the_comments_around_it(pool):
+    query = "/* trace=%d */ select pg_sleep(%%s)::text -- trace=%d"
+    pool.fetch_val(query % (0, 0), (0.1,))
+    for number in range(1, 4):
+        pool.fetch_val(query % (number, number), (0.0,))
+        assert stats(pool).spilled == number
+
+
 def test_a_statement_that_was_slow_once_is_forgiven(pool):
     query = "select pg_sleep(%s)::text"
     pool.fetch_val(query, (0.1,))
