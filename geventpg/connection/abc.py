@@ -1,22 +1,30 @@
 """What the parts of this room may know of a connection, and what a connection reports to its pool.
 
-The parts (interruption, loss, BEGIN, batches, ...) take a connection as one of the Protocols here.
-So none of them imports the class `Connection`, which is made of them.
+The parts (interruption, loss, BEGIN, pooler, ...) take a connection as a `Link`. So none of them
+imports the class `Connection`, which is made of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from .meter import Meter
+import psycopg
+from psycopg import pq
+from psycopg.abc import PQGen
+
+from geventpg import hub
+
+from .psycopg_internals import Prepared
+
+RV = TypeVar("RV")
 
 
 class Observer(Protocol):
     """The pool of a connection, as the connection knows it. No method blocks or switches."""
 
-    meter: Meter | None
-    """Measures the statements; ``None`` if they are not to be measured."""
+    meter: Any
+    """The `Meter` that measures the statements; ``None`` if they are not to be measured."""
 
     def readable(self, conn: Any) -> None:
         """Data came for *conn* while no greenlet was waiting for any. Called in the hub."""
@@ -37,7 +45,7 @@ class Observer(Protocol):
 class _Unobserved:
     """The observer of a connection without a pool."""
 
-    meter: Meter | None = None
+    meter: Any = None
 
     def readable(self, conn: Any) -> None:
         # The next wait will read it. Until then the loop would call this again and again.
@@ -54,3 +62,70 @@ class _Unobserved:
 
 UNOBSERVED: Observer = _Unobserved()
 """The observer of every connection that no pool observes."""
+
+
+class PlainLink(Protocol):
+    """What the parts may use of any connection that geventpg opened, on the hub or not."""
+
+    pgconn: pq.abc.PGconn
+    observer: Observer
+    prepared: Prepared
+    """psycopg's record of what the connection has prepared."""
+    prepare_threshold: int | None
+    """psycopg's: after how many executions a statement is prepared; ``None``: never."""
+    open_pipeline: psycopg.Pipeline | None
+    """psycopg's pipeline that is open."""
+    commit_in_doubt: bool
+    """Whether the connection was lost while COMMIT was under way."""
+
+    def wait(self, gen: PQGen[RV], /) -> RV:
+        """Run a generator of psycopg's, or one like it, to its end."""
+
+    def discard(self) -> None:
+        """Close at once without talking to the server."""
+
+
+class BatchLink(PlainLink, Protocol):
+    """What a batch may use of its connection, besides that."""
+
+    lock: Any
+    """Held while a batch is sent."""
+    row_factory: Any
+    """psycopg's: makes the rows where the batch does not say what does."""
+
+    @property
+    def autocommit(self) -> bool:
+        """psycopg's: whether each statement is a transaction of its own."""
+
+    @property
+    def read_only(self) -> bool | None:
+        """psycopg's: whether transactions cannot write."""
+
+    def cursor(self, *, row_factory: Any, binary: bool) -> psycopg.Cursor[Any]:
+        """Return a new cursor."""
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Return a block that is a transaction, or a savepoint inside one."""
+
+    def look_for_pooler(self) -> None:
+        """Find out whether to prepare statements. The lock is held."""
+
+    def measuring_batch(self, statements: Any) -> AbstractContextManager[list[Any]]:
+        """Return a block that sends *statements*, which is measured if the user wants that."""
+
+
+class Link(PlainLink, Protocol):
+    """What the parts may use of a connection that waits on the hub."""
+
+    watch: hub.Watch
+    cancel_timeout: float
+    """Seconds for cancelling an interrupted statement and reading its remains."""
+    pooled: bool | None
+    """Whether a pooler is in between, ``None`` as long as that is not known."""
+    prepares_always: bool
+    """Whether to prepare behind a pooler too."""
+    pooler_warnings: Any
+    """Where the `Warnings` about poolers go."""
+
+    def send_cancel(self, deadline: float) -> None:
+        """Ask the server to cancel, and wait until it was asked or *deadline*."""

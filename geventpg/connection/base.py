@@ -10,31 +10,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import psycopg
-from psycopg.abc import ConnParam, PQGen
-from psycopg.rows import Row
+from psycopg import pq
+from psycopg.abc import PQGen
+from psycopg.adapt import AdaptersMap
+from psycopg.rows import Row, RowFactory, tuple_row
 
 from geventpg.connection.batch.batch import Batch, Queued, StatementResult
 from geventpg.connection.batch.sending import send_here
 from geventpg.conninfo.checks import check_parameters
 
 from .abc import UNOBSERVED, Observer
-from .interruption import heal_blocking
+from .adapters import ConnectionAdapters
+from .interruption import end_statement_blocking
 from .loss import Transaction, commit_unknown, is_in_doubt, note_loss
+from .psycopg_internals import OpenConnection, autocommit_of, pipeline_of, prepared_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from .psycopg_internals import Prepared
 
 
 RV = TypeVar("RV")
 
 
 class Owner(Protocol):
-    """Who checked a greenlet's connection out, if not `get_conn`: a framework that uses it too.
+    """A framework, if it and not `get_conn` has checked out a greenlet's connection.
 
-    Django's ORM does. Transactions on the connection are the owner's, so that it knows of them.
+    Django's ORM is one. Transactions on the connection are the owner's, so that it knows of them.
     """
 
     @property
@@ -52,12 +58,12 @@ class Owner(Protocol):
 
 
 class Binding(Protocol):
-    """Who a bound connection belongs to."""
+    """The greenlet, or thread, that a connection is bound to."""
 
     owner: Owner | None
 
     def enter(self) -> None:
-        """A ``with`` block begins."""
+        """Note that a ``with`` block begins."""
 
     def leave(
         self,
@@ -65,7 +71,7 @@ class Binding(Protocol):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """A ``with`` block ends; tell whether the connection has nothing to do for that."""
+        """Note that a ``with`` block ends; tell whether the connection need not do anything."""
 
     def give_back(self) -> None:
         """End the binding and return the connection to its pool. Does not switch."""
@@ -74,16 +80,26 @@ class Binding(Protocol):
         """Do what `geventpg.release_conn` does, for a user's *act*, which an error names."""
 
 
-class BindableConnection(psycopg.Connection[Row]):
+class BindableConnection(OpenConnection[Row]):
     """A psycopg connection that can be bound to a greenlet or thread by `get_conn`."""
 
-    _pool: Any
     binding: Binding | None = None
     _close_is_final = False
     commit_in_doubt = False
     """Whether the connection was lost while COMMIT was under way."""
     observer: Observer = UNOBSERVED
     """Its pool, which is told what happens to it."""
+    prepared: Prepared
+    """psycopg's record of what the connection has prepared."""
+
+    own_adapters: ConnectionAdapters | None = None
+    """Those that `adapters` returns, made when they are asked for."""
+
+    def __init__(
+        self, pgconn: pq.abc.PGconn, row_factory: RowFactory[Row] = cast(Any, tuple_row)
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        self.prepared = prepared_of(self)
 
     def send_batch(self, batch: Batch, *, atomic: bool = True) -> list[StatementResult]:
         """Send the statements of *batch* together; return a result for each, in order.
@@ -91,7 +107,7 @@ class BindableConnection(psycopg.Connection[Row]):
         They belong to the connection's transaction, as with ``execute``: one that is open, or
         one that is begun and, with ``autocommit``, committed at the end. An error undoes all
         of them with that transaction; its ``index`` says which statement it was. In a
-        transaction of somebody else use ``with conn.transaction():`` to undo just the batch.
+        transaction of other code use ``with conn.transaction():`` to undo just the batch.
         When the connection is lost while COMMIT is under way, `CommitUnknown` is raised:
         `Pool.send_batch` would look the outcome up.
 
@@ -102,24 +118,37 @@ class BindableConnection(psycopg.Connection[Row]):
         """
         return send_here(self, batch, atomic=atomic)
 
-    def _look_for_pooler(self) -> None:
+    @property
+    def adapters(self) -> AdaptersMap:
+        """The adapters of this connection; cursors made later use them too."""
+        if self.own_adapters is None:
+            self.own_adapters = ConnectionAdapters(super().adapters)
+        return self.own_adapters
+
+    def use_adapters(self, adapters: AdaptersMap) -> None:
+        """Start with a copy of *adapters*."""
+        self.own_adapters = ConnectionAdapters(adapters)
+
+    def look_for_pooler(self) -> None:
         """Find out whether to prepare statements; psycopg's own connections do as told."""
 
-    def _measuring_batch(
+    def measuring_batch(
         self,
         statements: Sequence[Queued],  # noqa: ARG002  # for those that measure
     ) -> AbstractContextManager[list[StatementResult]]:
-        """Return a block that sends *statements*, to be measured if somebody wants to know.
+        """Return a block that sends *statements*, which is measured if the user wants that.
 
         It puts their results into the list, if they are each for themselves.
         """
         return nullcontext([])
 
     @classmethod
-    def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect to the server, as psycopg does."""
         # Here and not where pools are configured: callables return such values too.
         check_parameters({"conninfo": conninfo, **kwargs})
-        return super()._get_connection_params(conninfo, **kwargs)
+        connect: Any = super().connect
+        return cast("Self", connect(conninfo, **kwargs))
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         """Wait as psycopg does, without gevent; no interruption leaves a statement running.
@@ -133,7 +162,7 @@ class BindableConnection(psycopg.Connection[Row]):
             note_loss(self, error)
             raise
         except BaseException:
-            heal_blocking(self)
+            end_statement_blocking(self)
             raise
 
     def commit(self) -> None:
@@ -144,12 +173,26 @@ class BindableConnection(psycopg.Connection[Row]):
         """
         before = self.pgconn.transaction_status
         try:
-            with self.lock:
-                self.wait(self._commit_gen())
+            self.send_commit()
         except psycopg.Error as error:
             if is_in_doubt(self, error, before):
                 raise commit_unknown(self, error) from error
             raise
+
+    def send_commit(self) -> None:
+        """Do what psycopg's ``commit()`` does."""
+        super().commit()
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Switch the connection to pipeline mode for a block, as psycopg does."""
+        outer = self.open_pipeline
+        try:
+            with super().pipeline() as pipeline:
+                self.open_pipeline = pipeline
+                yield pipeline
+        finally:
+            self.open_pipeline = outer
 
     @contextmanager
     def transaction(
@@ -161,7 +204,7 @@ class BindableConnection(psycopg.Connection[Row]):
         one that is lost during COMMIT `CommitUnknown`.
         """
         block = Transaction(self, savepoint_name, force_rollback)
-        if self._pipeline:
+        if pipeline_of(self):
             with self.pipeline(), block, self.pipeline():
                 yield block
         else:
@@ -174,11 +217,11 @@ class BindableConnection(psycopg.Connection[Row]):
         The greenlet's connection is released then, as by `geventpg.release_conn`.
         """
         if self._close_is_final:
-            pool, self._pool = self._pool, None  # where psycopg looks
+            pool, self.pool = self.pool, None  # where psycopg looks
             try:
                 super().close()
             finally:
-                self._pool = pool
+                self.pool = pool
         elif self._close_returns and self.binding is not None and not self.closed:
             self.binding.release("close()")
         else:
@@ -186,14 +229,14 @@ class BindableConnection(psycopg.Connection[Row]):
 
     @property
     def _close_returns(self) -> bool:
-        pool = getattr(self, "_pool", None)
+        pool = getattr(self, "pool", None)
         return not self._close_is_final and getattr(pool, "close_returns", False)
 
     @contextmanager
     def close_is_final(self) -> Iterator[None]:
         """Make `close` close for a block, whatever its pool's ``close_returns``.
 
-        For those who have it and are no users of the pool, such as its callbacks.
+        For code that has the connection without being a user of the pool, such as its callbacks.
         """
         self._close_is_final = True
         try:
@@ -223,7 +266,7 @@ class BindableConnection(psycopg.Connection[Row]):
         if binding.leave(exc_type, exc_val, exc_tb):
             return
         try:
-            if exc_type is None and self.broken and not self._autocommit:
+            if exc_type is None and self.broken and not autocommit_of(self):
                 self.commit()  # raises: what the block did is lost
             super().__exit__(exc_type, exc_val, exc_tb)
         finally:

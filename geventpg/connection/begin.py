@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, generators, pq
@@ -18,18 +17,15 @@ from psycopg.abc import PQGen
 
 from geventpg import hub
 
-from .wire import answers_of, last_words
-
-if TYPE_CHECKING:
-    from .connection import Connection
+from .abc import PlainLink
+from .psycopg_internals import begin_command_of, encoding_of
+from .wire import answers_of, check_open, last_words
 
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 SQLSTATE = pq.DiagnosticField.SQLSTATE
 
 
-def begin_with_gen(
-    conn: Connection[Any], send: Callable[[], object]
-) -> PQGen[list[pq.abc.PGresult]]:
+def begin_with_gen(conn: PlainLink, send: Callable[[], object]) -> PQGen[list[pq.abc.PGresult]]:
     """Send BEGIN together with the statement that *send* sends; return that one's results.
 
     Raise what *send* raises (libpq refuses too many parameters, for example), when the transaction
@@ -37,9 +33,9 @@ def begin_with_gen(
     statement is among its results.
     """
     pgconn = conn.pgconn
-    conn._check_connection_ok()
+    check_open(pgconn)
     pgconn.enter_pipeline_mode()
-    pgconn.send_query_params(conn._get_tx_start_command(), None)
+    pgconn.send_query_params(begin_command_of(conn), None)
     refused: psycopg.Error | None = None
     try:
         send()
@@ -76,4 +72,4 @@ def _answers_gen(pgconn: pq.abc.PGconn, commands: int) -> PQGen[list[list[pq.abc
 def _raise_error(results: Iterable[pq.abc.PGresult], pgconn: pq.abc.PGconn) -> None:
     for result in results:
         if result.status == FATAL_ERROR:
-            raise errors.error_from_result(result, encoding=pgconn._encoding)
+            raise errors.error_from_result(result, encoding=encoding_of(pgconn))

@@ -20,8 +20,8 @@ from psycopg import pq
 from geventpg import hub
 from geventpg.errors import CommitUnknown
 
-from .asking import ask_gen
 from .loss import note_outcome
+from .wire import ask_gen
 
 PATIENCE = 10.0
 """Seconds to look for the outcome: the server may be restarting."""

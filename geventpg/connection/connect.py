@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from psycopg import errors, generators
-from psycopg.abc import ConnDict, ConnParam, PQGenConn
-from psycopg.conninfo import timeout_from_conninfo
-from psycopg.rows import Row
+import psycopg
+from psycopg import capabilities, errors, generators, pq
+from psycopg.abc import AdaptContext, ConnDict
+from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
+from psycopg.rows import Row, RowFactory
 
 from geventpg import hub
-from geventpg.conninfo.checks import check_conninfo
+from geventpg.conninfo.checks import check_conninfo, check_parameters
 from geventpg.conninfo.discretion import discreet, hide_secrets
 
 from .base import BindableConnection
 from .pooler import explain_refusal
+from .psycopg_internals import FINDS_POOLER_IN_TIME, connection_params, set_autocommit
 from .resolve import resolve_hosts
 
 if TYPE_CHECKING:
@@ -35,18 +38,13 @@ after a minute of silence, or 30 s (the last is in milliseconds) after unanswere
 instead of the kernel's two hours. A `service` file is left alone."""
 
 
-class _Budget(hub.GreenletLocal):  # type: ignore[misc]
-    """The deadline of the connect() running in this greenlet and the addresses left to try.
+class _Patience(hub.GreenletLocal):  # type: ignore[misc]
+    """The time (s) for a connect() of this greenlet, if the user gives none."""
 
-    *patience* (s) is the time for it if the user gives none.
-    """
-
-    deadline: float | None = None
-    attempts: int = 1
-    patience: float | None = None
+    seconds: float | None = None
 
 
-_budget = _Budget()
+_patience = _Patience()
 
 
 class ConnectingOnHub(BindableConnection[Row]):
@@ -54,9 +52,23 @@ class ConnectingOnHub(BindableConnection[Row]):
 
     __module__ = "geventpg"
 
+    def find_pooler(self, deadline: float) -> None:
+        """Find out whether a pooler is in between, until *deadline*; close if that fails."""
+        raise NotImplementedError
+
     @classmethod
     @discreet
-    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+    def connect(
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: RowFactory[Row] | None = None,
+        cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Connect to the server and return a new connection; arguments as in psycopg.
 
         Block this greenlet only, for ``connect_timeout`` seconds at most (2 at least, 130 by
@@ -67,74 +79,93 @@ class ConnectingOnHub(BindableConnection[Row]):
         the half-open socket. No exception has a secret in its text or in our frames.
         """
         check_conninfo(conninfo)
-        arguments = {name: kwargs.pop(name) for name in _CONNECT_ARGUMENTS if name in kwargs}
-        params = cls._get_connection_params(conninfo, **kwargs)
+        # Here and not where pools are configured: callables return such values too.
+        check_parameters(kwargs)
+        params = connection_params(cls, conninfo, kwargs)
+        if "service" not in params and "PGSERVICE" not in os.environ:
+            params = {**KEEPALIVE_DEFAULTS, **params}
         deadline = monotonic() + _time_to_connect(params)
-        params, attempts = resolve_hosts(params, deadline)
-        if params.get("target_session_attrs") == "prefer-standby":
-            attempts *= 2  # psycopg goes through the list a second time
-        outer = _budget.deadline, _budget.attempts
-        _budget.deadline, _budget.attempts = deadline, attempts
-        try:
-            connect: Any = super().connect
-            return cast("Self", connect("", **arguments, **params))
-        finally:
-            _budget.deadline, _budget.attempts = outer
+        conn = cls(_open(conninfo_attempts(resolve_hosts(params, deadline)), deadline))
+        _warn_of_gssapi(conn.pgconn, params)
+        set_autocommit(conn, autocommit)
+        if row_factory:
+            conn.row_factory = row_factory
+        if cursor_factory:
+            conn.cursor_factory = cursor_factory
+        if context:
+            conn.use_adapters(context.adapters)
+        conn.prepare_threshold = prepare_threshold
+        if not FINDS_POOLER_IN_TIME and prepare_threshold is not None:
+            conn.find_pooler(deadline)
+        return conn
 
-    @classmethod
-    def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> dict[str, ConnParam]:
-        params = super()._get_connection_params(conninfo, **kwargs)
-        if "service" in params or "PGSERVICE" in os.environ:
-            return params
-        return {**KEEPALIVE_DEFAULTS, **params}
 
-    @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
-        # psycopg runs this generator with its own wait function, which may block; so it does
-        # its waiting here, on the hub, and yields nothing.
+def _open(attempts: list[ConnDict], deadline: float) -> pq.abc.PGconn:
+    """Return the first connection that can be opened; raise as psycopg does if none can."""
+    failures: list[tuple[psycopg.Error, str]] = []
+    for number, attempt in enumerate(attempts):
         now = monotonic()
-        deadline = _budget.deadline if _budget.deadline is not None else now + 130.0
-        share = (deadline - now) / max(_budget.attempts, 1)
-        _budget.attempts -= 1
+        share = (deadline - now) / (len(attempts) - number)
         try:
-            pgconn = hub.drive_connecting(generators.connect(conninfo), now + share)
-        except hub.DeadlineReached:
-            raise errors.ConnectionTimeout("connection timeout expired") from None
-        except errors.Error as error:
-            hide_secrets(error)
-            explained = explain_refusal(error)
-            if explained is not error:
-                raise explained from error
-            raise
-        yield from ()
-        return cls(pgconn)
+            return _open_one(make_conninfo("", **attempt), now + share)
+        except psycopg.Error as error:
+            place = (attempt.get("host"), attempt.get("port"), attempt.get("hostaddr"))
+            failures.append((error, "host: {!r}, port: {!r}, hostaddr: {!r}".format(*place)))
+    last = failures[-1][0]
+    if len(failures) == 1:
+        raise last.with_traceback(None)
+    lines = [
+        str(last),
+        "Multiple connection attempts failed. All failures were:",
+        *(f"- {place}: {error}" for error, place in failures),
+    ]
+    raise type(last)("\n".join(lines), pgconn=last.pgconn)
 
 
-_CONNECT_ARGUMENTS = (
-    "autocommit",
-    "prepare_threshold",
-    "context",
-    "row_factory",
-    "cursor_factory",
-)
+def _open_one(conninfo: str, deadline: float) -> pq.abc.PGconn:
+    """Open a connection to one address on the hub."""
+    try:
+        pgconn: pq.abc.PGconn = hub.drive_connecting(generators.connect(conninfo), deadline)
+    except hub.DeadlineReached:
+        raise errors.ConnectionTimeout("connection timeout expired") from None
+    except errors.Error as error:
+        hide_secrets(error)
+        explained = explain_refusal(error)
+        if explained is not error:
+            raise explained from error
+        raise
+    return pgconn
+
+
+def _warn_of_gssapi(pgconn: pq.abc.PGconn, params: ConnDict) -> None:
+    """Warn, as psycopg does, of an encryption by GSSAPI that was not asked for."""
+    if not (capabilities.has_used_gssapi() and pgconn.used_gssapi):
+        return
+    if not (params.get("gssencmode") or os.environ.get("PGGSSENCMODE")):
+        warnings.warn(
+            "the connection uses GSSAPI because libpq prefers that by default; to rely on it set"
+            " 'gssencmode' in the connection string or PGGSSENCMODE to 'prefer' or 'require'",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 @contextmanager
 def connecting_within(seconds: float) -> Iterator[None]:
     """Make `Connection.connect` in this greenlet take *seconds* if the user says nothing."""
-    outer, _budget.patience = _budget.patience, seconds
+    outer, _patience.seconds = _patience.seconds, seconds
     try:
         yield
     finally:
-        _budget.patience = outer
+        _patience.seconds = outer
 
 
 def _time_to_connect(params: ConnDict) -> float:
     limit = timeout_from_conninfo(params)
     said = "connect_timeout" in params or "service" in params
-    if said or _budget.patience is None or not _ENVIRONMENT.isdisjoint(os.environ):
+    if said or _patience.seconds is None or not _ENVIRONMENT.isdisjoint(os.environ):
         return limit
-    return _budget.patience
+    return _patience.seconds
 
 
 _ENVIRONMENT = frozenset({"PGCONNECT_TIMEOUT", "PGSERVICE"})

@@ -1,7 +1,7 @@
 """`Connection`: psycopg's connection, waiting on the gevent hub.
 
-Waiting and the lock are replaced here, connecting in `connecting`, cancelling in `cancelling`;
-everything else is psycopg's. It works alone, in any greenlet of the thread that opened it,
+Waiting, cancelling and the lock are replaced here, connecting in `connect`; everything else is
+psycopg's, or stands in `base`. It works alone, in any greenlet of the thread that opened it,
 whatever was imported before monkey-patching and whether or not anything was patched.
 """
 
@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, cast
 
 import psycopg
-from psycopg import errors, generators, postgres, pq
+from psycopg import capabilities, errors, generators, pq
 from psycopg.abc import Params, PQGen, Query
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import Row, RowFactory, tuple_row
@@ -25,16 +25,25 @@ from geventpg import hub
 
 from .abc import UNOBSERVED
 from .adapters import ConnectionAdapters
-from .asking import ask_gen
-from .cancelling import CancellingOnHub
 from .connect import ConnectingOnHub
-from .cursor import Cursor
-from .interruption import heal
-from .loss import note_loss
-from .pooler import OF_ALL, Warnings, find_pooler_gen, is_due
+from .cursor import USUAL_CURSOR, Cursor
+from .interruption import end_statement
+from .loss import is_alive, note_loss
+from .pooler import OF_ALL, Warnings, find_pooler_gen
+from .prepared import is_due
+from .psycopg_internals import (
+    COMMITS_SHORTLY,
+    NO_TRACEBACK,
+    WaitTimeout,
+    blocks_of,
+    has_notify_handlers,
+    prepared_of,
+    should_cancel,
+    two_phase_of,
+)
 from .server_cursor import ServerCursor
-from .session_end import is_alive
 from .statement_cache import KnownStatements
+from .wire import ask_gen, check_open
 
 if TYPE_CHECKING:
     from geventpg.connection.batch.batch import Queued, StatementResult
@@ -52,7 +61,7 @@ OK = int(pq.ConnStatus.OK)
 READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 
 
-class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
+class Connection(ConnectingOnHub[Row]):
     """A `psycopg.Connection` whose waiting happens on the gevent hub.
 
     It belongs to the thread that opened it: using it from another thread's hub raises
@@ -68,12 +77,15 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
 
     __module__ = "geventpg"
 
+    cancel_timeout: float = 5.0
+    """Seconds for cancelling an interrupted statement and reading its remains."""
+
     def __init__(
         self, pgconn: pq.abc.PGconn, row_factory: RowFactory[Row] = cast(Any, tuple_row)
     ) -> None:
         super().__init__(pgconn, row_factory)
         self.attach_to_hub()
-        self.cursor_factory = Cursor
+        self.cursor_factory = USUAL_CURSOR
         self.server_cursor_factory = ServerCursor
 
     def attach_to_hub(self) -> None:
@@ -84,7 +96,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         self.begun_at = 0.0
         """When its pool began to open it (``time.monotonic``)."""
         self.pooled: bool | None = None
-        """Whether a pooler is in between, ``None`` until somebody had to know."""
+        """Whether a pooler is in between, ``None`` as long as that is not known."""
         self.prepares_always = False
         """Whether to prepare behind a pooler too."""
         self.pooler_warnings: Warnings = OF_ALL
@@ -93,6 +105,8 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """The ``with pool.connection()`` block that holds it, for that block to know."""
         self.binding = None  # found faster here than in the class, at each return
         self._pid = os.getpid()
+        self.prepared = prepared_of(self)
+        self.own_adapters = None
         self.statement_cache = KnownStatements(self)
         self.planner: Any = None
         """What the statement-level API knows of it; it refers to the connection."""
@@ -112,13 +126,10 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         # A copy would own the same socket.
         raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
 
-    @property
-    def adapters(self) -> AdaptersMap:
-        """The adapters of this connection; cursors made later use them too."""
-        adapters = self._adapters
-        if adapters.__class__ is not ConnectionAdapters:
-            adapters = self._adapters = ConnectionAdapters(adapters or postgres.adapters)
-        return adapters
+    def shared_adapters(self) -> AdaptersMap | None:
+        """Return the adapters for a cursor, ``None`` if it needs a copy of its own."""
+        adapters = self.adapters
+        return adapters.shared(self) if isinstance(adapters, ConnectionAdapters) else None
 
     # -- waiting --------------------------------------------------------------------------
 
@@ -142,36 +153,37 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
                 meter = self.observer.meter
                 if meter is None or getattr(gen, "__name__", None) not in meter.generators:
                     return self.watch.drive(gen)
-                return meter.drive(self, gen)
+                value: RV = meter.drive(self, gen)
+                return value
             return self.watch.drive_until(gen, monotonic() + timeout)
         except hub.DeadlineReached:
-            raise errors._WaitTimeout("wait timeout expired") from None
+            raise WaitTimeout("wait timeout expired") from None
         except errors.Error as error:
-            self._failed(error, gen)
+            self.failed(error, gen)
             raise
         except BaseException:
-            self._interrupted(gen)
+            self.interrupted(gen)
             raise
 
-    def _failed(self, error: errors.Error, gen: PQGen[Any]) -> None:
+    def failed(self, error: errors.Error, gen: PQGen[Any]) -> None:
         """See what an error means for the connection, which came while it waited for *gen*."""
         note_loss(self, error)
         if self.pgconn.status == BAD:
-            self._interrupted(gen)
+            self.interrupted(gen)
         elif error.sqlstate == READ_ONLY:
             self.observer.write_refused(self)
         elif getattr(gen, "gi_frame", None) is not None:
-            self._interrupted(gen)  # thrown in, not raised by the generator
+            self.interrupted(gen)  # thrown in, not raised by the generator
 
-    def _interrupted(self, gen: PQGen[Any]) -> None:
-        """Leave no statement running after an exception: see `healing`."""
+    def interrupted(self, gen: PQGen[Any]) -> None:
+        """Leave no statement running after an exception: see `interruption`."""
         try:
             # It may refuse (psycopg's pipelines do) or fail; either way it is not resumed, and not
             # left to be collected, when Python would print what it raises.
             with suppress(RuntimeError, errors.Error):
                 gen.close()
         finally:
-            heal(self)
+            end_statement(self)
 
     def execute(
         self,
@@ -186,7 +198,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
             return super().execute(cast(Any, query), params, prepare=prepare, binary=binary)
         try:
             if self.pgconn.status != OK:
-                self._check_connection_ok()
+                check_open(self.pgconn)
             cur: Cursor[Row] = Cursor(self)
             if binary:
                 cur.format = pq.Format.BINARY
@@ -196,7 +208,7 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
                 if known is not None and cur.execute_known(known, query, params, fresh=True):
                     return cur
             return cur.execute(query, params, prepare=prepare)
-        except errors._NO_TRACEBACK as error:
+        except NO_TRACEBACK as error:
             raise error.with_traceback(None)  # noqa: B904  # the same error
 
     def discard(self, *, wake: bool = True) -> None:
@@ -232,14 +244,14 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
         """Read what arrived on an idle connection; tell whether it is still alive.
 
         A notification or a changed parameter is kept and the connection with it. A terminated
-        backend is found here, see `session_end.is_alive`. Does not block or switch.
+        backend is found here, see `loss.is_alive`. Does not block or switch.
         """
         pgconn = self.pgconn
         if not is_alive(pgconn):
             self.watch.stop()
             return False
         # To where `notifies` looks; a user's handlers are not to be called in the hub.
-        while not self._notify_handlers and (notification := pgconn.notifies()):
+        while not has_notify_handlers(self) and (notification := pgconn.notifies()):
             cast(Any, pgconn.notify_handler)(notification)
         if self.watch.paused:
             self.watch.resume()
@@ -274,62 +286,145 @@ class Connection(CancellingOnHub[Row], ConnectingOnHub[Row]):
 
     # -- transactions: BEGIN with the first statement, a short way to COMMIT ----------------
 
-    def _start_query(self) -> Any:
+    def before_statement(self) -> None:
+        """Find out whether a pooler is in between before psycopg prepares a statement."""
         # Every cursor class comes by here: psycopg's own do not ask before they prepare.
         if self.pooled is None and not self.prepares_always and is_due(self):
-            self._look_for_pooler()
-        # psycopg iterates over it; nothing to iterate over is cheaper than a generator.
-        if self._autocommit:
-            return ()
-        return super()._start_query()
+            self.look_for_pooler()
+
+    def before_pipeline(self) -> None:
+        """Find out whether a pooler is in between: what a pipeline prepares is not seen before."""
+        self.look_for_pooler()
 
     @contextmanager
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
         """Switch the connection to pipeline mode for a block, as psycopg does."""
-        if self._pipeline is None:
+        if self.open_pipeline is None:
             with self.lock:
-                self._look_for_pooler()
+                self.look_for_pooler()
         with super().pipeline() as pipeline:
             yield pipeline
 
-    @contextmanager
-    def _pipeline_nolock(self) -> Iterator[psycopg.Pipeline]:
-        self._look_for_pooler()
-        with super()._pipeline_nolock() as pipeline:
-            yield pipeline
-
-    def _look_for_pooler(self) -> None:
+    def look_for_pooler(self) -> None:
+        """Find out whether to prepare statements. The lock is held."""
         # In a pipeline it would be too late: what is prepared there is not known until its end.
         if (
             self.pooled is None
             and not self.prepares_always
             and self.prepare_threshold is not None
-            and self._pipeline is None
+            and self.open_pipeline is None
             and self.pgconn.transaction_status in (IDLE, INTRANS)
         ):
             self.wait(find_pooler_gen(self))
 
-    def _measuring_batch(
+    def find_pooler(self, deadline: float) -> None:
+        """Find out whether a pooler is in between, until *deadline*; close if that fails."""
+        try:
+            with self.lock:
+                self.watch.drive_until(find_pooler_gen(self), deadline)
+        except hub.DeadlineReached:
+            self.discard()
+            raise errors.ConnectionTimeout("connection timeout expired") from None
+        except BaseException:
+            self.discard()
+            raise
+
+    def measuring_batch(
         self, statements: Sequence[Queued]
     ) -> AbstractContextManager[list[StatementResult]]:
+        """Return a block that sends *statements*, which is measured if the user wants that."""
         meter = self.observer.meter
         return nullcontext([]) if meter is None else meter.measuring_batch(self, statements)
 
-    def _commit_gen(self) -> PQGen[None]:
-        pgconn = self.pgconn
-        if (
-            self._pipeline is not None
-            or self._num_transactions
-            or self._tpc
-            or pgconn.transaction_status == IDLE
-        ):
-            yield from super()._commit_gen()
+    def send_commit(self) -> None:
+        """Do what psycopg's ``commit()`` does, in fewer steps where that is plain."""
+        with self.lock:
+            if COMMITS_SHORTLY and not (
+                self.open_pipeline is not None
+                or blocks_of(self)
+                or two_phase_of(self)
+                or self.pgconn.transaction_status == IDLE
+            ):
+                self.wait(ask_gen(self.pgconn, b"COMMIT"))
+                return
+        super().send_commit()
+
+    # -- cancelling -------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ask the server to cancel the running statement, if any.
+
+        From a greenlet of the connection's thread it blocks that greenlet only; elsewhere it
+        is psycopg's blocking `cancel`.
+        """
+        if hub.can_wait(self.watch.hub):
+            self.cancel_safe()
+        else:
+            super().cancel()
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Ask the server to cancel the running statement, if any; wait until it was asked.
+
+        Block this greenlet only. Raise ``psycopg.errors.CancellationTimeout`` after
+        *timeout* seconds. When it returns, the server has been signalled: the signal cannot
+        hit a statement sent later.
+        """
+        if should_cancel(self):
+            self.send_cancel(monotonic() + (timeout or 86_400.0))
+
+    def send_cancel(self, deadline: float) -> None:
+        """Do `cancel_safe`, also during a two-phase commit, until *deadline*."""
+        if not capabilities.has_cancel_safe():
+            hub.run_in_thread(self.pgconn.get_cancel().cancel)
             return
-        self._check_connection_ok()
-        pgconn.send_query(b"COMMIT")
-        results = yield from generators.execute(pgconn)
-        if results[-1].status != pq.ExecStatus.COMMAND_OK:
-            raise errors.error_from_result(results[-1], encoding=pgconn._encoding)
+        request = self.pgconn.cancel_conn()
+        request.start()
+        try:
+            hub.drive_connecting(generators.cancel(request), deadline)
+        except hub.DeadlineReached:
+            raise errors.CancellationTimeout("cancellation timeout expired") from None
+
+    def cancel_to_end_stream(self, timeout: float) -> None:
+        """Cancel a ``stream()`` that its user has left; what comes then has no bound."""
+        try:
+            self.cancel_safe(timeout=min(timeout, self.cancel_timeout))
+        except errors.Error as error:
+            logger.warning("closing %s: cancelling its statement failed: %s", self, error)
+            self.discard()
+
+
+_cooperative: dict[type[psycopg.Connection[Any]], type[Connection[Any]]] = {}
+
+
+def cooperative(cls: type[psycopg.Connection[Any]]) -> type[Connection[Any]]:
+    """Return *cls* with the hub's waiting: itself, or a subclass made on the fly.
+
+    Methods that *cls* overrides keep precedence over `Connection`'s.
+    """
+    origin: type[psycopg.Connection[Any]] = getattr(cls, "__origin__", cls)
+    if issubclass(origin, Connection):
+        return origin
+    if origin is psycopg.Connection:
+        return Connection
+    if origin not in _cooperative:
+        _cooperative[origin] = type(
+            origin.__name__,
+            (origin, Connection),
+            {"__module__": origin.__module__, "__qualname__": origin.__qualname__},
+        )
+    return _cooperative[origin]
+
+
+def adopt(conn: psycopg.Connection[Any]) -> Connection[Any]:
+    """Give an open connection the hub's waiting, whatever class made it. Does not block."""
+    if isinstance(conn, Connection):
+        return conn
+    adapters = conn.adapters
+    conn.__class__ = cooperative(type(conn))
+    adopted = cast(Connection[Any], conn)
+    adopted.attach_to_hub()
+    adopted.use_adapters(adapters)
+    return adopted
 
 
 def _let_go(watch: hub.Watch, _pgconn: pq.abc.PGconn) -> None:

@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import psycopg
-from psycopg import errors, generators, pq, waiting
-from psycopg._capabilities import capabilities
+from psycopg import capabilities, errors, generators, pq, waiting
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.waiting import Ready, Wait
 
 from geventpg import hub
 
-from .prepared import forget_all
-
-if TYPE_CHECKING:
-    from .connection import Connection
+from .abc import Link
+from .prepared import distrust_all
+from .psycopg_internals import pipeline_of
 
 logger = logging.getLogger("geventpg")
 
@@ -38,7 +35,7 @@ COPY_OUT = pq.ExecStatus.COPY_OUT
 _REPEAT = 0.05
 
 
-def heal(conn: Connection[Any]) -> None:
+def end_statement(conn: Link) -> None:
     """Bring *conn* to rest, or close it, within its ``cancel_timeout``.
 
     Block this greenlet only. Raise nothing but what is thrown into it meanwhile; then the
@@ -69,8 +66,8 @@ def heal(conn: Connection[Any]) -> None:
             conn.discard()
 
 
-def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:
-    """Do `heal` for a connection that does not wait on the hub. Block the thread."""
+def end_statement_blocking(conn: Any, timeout: float = 5.0) -> None:
+    """Do `end_statement` for a connection that does not wait on the hub. Block the thread."""
     pgconn = conn.pgconn
     if pgconn.transaction_status != ACTIVE:
         return
@@ -85,7 +82,7 @@ def heal_blocking(conn: psycopg.Connection[Any], timeout: float = 5.0) -> None:
             pgconn.finish()
 
 
-def cancel_quietly(conn: Connection[Any], timeout: float) -> None:
+def cancel_quietly(conn: Link, timeout: float) -> None:
     """Cancel what runs on *conn*, within *timeout* seconds; log a failure."""
     try:
         conn.send_cancel(monotonic() + timeout)
@@ -93,7 +90,7 @@ def cancel_quietly(conn: Connection[Any], timeout: float) -> None:
         logger.warning("cancelling the statement on %s failed: %s", conn, error)
 
 
-def cancel_in_background(conn: Connection[Any]) -> None:
+def cancel_in_background(conn: Link) -> None:
     """Send a cancel request that outlives *conn*. Does not block or raise."""
     if not capabilities.has_cancel_safe() or conn.pgconn.status == BAD:
         return
@@ -115,7 +112,7 @@ def _finish_cancel(gen: PQGenConn[None], deadline: float) -> None:
         logger.warning("cancelling an interrupted statement failed: %s", error)
 
 
-def _cancel_and_drain(conn: Connection[Any], deadline: float) -> bool:
+def _cancel_and_drain(conn: Link, deadline: float) -> bool:
     pause = _REPEAT
     drain = _drain_gen(conn.pgconn)
     while True:
@@ -133,16 +130,17 @@ def _cancel_and_drain(conn: Connection[Any], deadline: float) -> bool:
     return pgconn.status != BAD and pgconn.transaction_status != ACTIVE
 
 
-def _clear_pipeline(conn: psycopg.Connection[Any]) -> None:
-    """Let nobody wait for what was thrown away; leave pipeline mode unless it is the user's."""
+def _clear_pipeline(conn: Any) -> None:
+    """Expect no answers that were thrown away; leave pipeline mode unless it is the user's."""
     if not conn.pgconn.pipeline_status:
         return
-    if conn._pipeline is None:
+    pipeline = pipeline_of(conn)
+    if pipeline is None:
         conn.pgconn.exit_pipeline_mode()
     else:
-        conn._pipeline.command_queue.clear()
-        conn._pipeline.result_queue.clear()
-    forget_all(conn)  # nobody knows which of a pipeline that was cut short are there
+        pipeline.command_queue.clear()
+        pipeline.result_queue.clear()
+    distrust_all(conn)  # it is not known which statements were prepared before the cut
 
 
 def _drain_gen(pgconn: pq.abc.PGconn) -> PQGen[None]:

@@ -1,4 +1,4 @@
-"""How long statements and batches take: measured only where somebody wants to know.
+"""How long statements and batches take: measured only where the user wants to know.
 
 A connection without a meter pays one look at an attribute for each wait.
 """
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from psycopg.abc import PQGen
 
+from .abc import Link
+from .psycopg_internals import GENERATORS_OF_STATEMENTS, statement_of
+
 if TYPE_CHECKING:
     from geventpg.connection.batch.batch import Queued, StatementResult
 
-    from .connection import Connection
 
 RV = TypeVar("RV")
 
@@ -42,27 +44,21 @@ class Meter:
 
     __slots__ = ("_listeners", "_recorder", "quiet")
 
-    generators = frozenset(
-        {
-            *("_execute_gen", "_plain_execute_gen", "_begin_execute_gen"),
-            *("_executemany_gen_no_pipeline", "_declare_gen", "_stream_send_gen"),
-            "_start_copy_gen",
-        }
-    )
+    generators = GENERATORS_OF_STATEMENTS | {"_plain_execute_gen", "_begin_execute_gen"}
     """The names of those, psycopg's and ours, that execute what a user's cursor was given."""
 
     def __init__(self, recorder: Recorder | None, listeners: Listeners) -> None:
         self._recorder = recorder
         self._listeners = listeners
         self.quiet = None if "statement" in listeners.kinds else recorder
-        """The recorder, if nobody is to be told of statements: the short way."""
+        """The recorder, if there are no listeners for statements: the short way."""
 
-    def drive(self, conn: Connection[Any], gen: PQGen[RV]) -> RV:
+    def drive(self, conn: Link, gen: PQGen[RV]) -> RV:
         """Wait for *gen*, one of `generators`, as a connection does, and measure it.
 
-        In a pipeline of the user's the answer comes later, to somebody else: not measured.
+        In a pipeline of the user's the answer comes later, by another wait: not measured.
         """
-        if conn._pipeline is not None:
+        if conn.open_pipeline is not None:
             return conn.watch.drive(gen)
         recorder = self.quiet
         if recorder is not None:
@@ -71,15 +67,12 @@ class Meter:
                 return conn.watch.drive(gen)
             finally:
                 recorder.record(monotonic() - started)
-        # It has not begun: all that it knows is its arguments.
-        arguments = gen.gi_frame.f_locals  # type: ignore[attr-defined]
-        query = arguments.get("query", arguments.get("statement"))
-        has_parameters = arguments.get("params", arguments.get("params_seq")) is not None
+        query, has_parameters = statement_of(gen)
         with self.measuring(conn, query, has_parameters):
             return conn.watch.drive(gen)
 
     @contextmanager
-    def measuring(self, conn: Connection[Any], query: Any, has_parameters: bool) -> Iterator[None]:
+    def measuring(self, conn: Link, query: Any, has_parameters: bool) -> Iterator[None]:
         """Measure a block that executes *query*, and tell of it."""
         started = monotonic()
         failure: BaseException | None = None
@@ -93,7 +86,7 @@ class Meter:
 
     @contextmanager
     def measuring_batch(
-        self, conn: Connection[Any], statements: Sequence[Queued]
+        self, conn: Link, statements: Sequence[Queued]
     ) -> Iterator[list[StatementResult]]:
         """Measure a block that sends *statements*, and tell of it.
 
@@ -117,7 +110,7 @@ class Meter:
 
     def note(
         self,
-        conn: Connection[Any],
+        conn: Link,
         queries: Sequence[Any],
         has_parameters: bool,
         *,

@@ -19,12 +19,12 @@ from geventpg.conninfo import startup_options
 from geventpg.errors import StartupOptionRefused
 from geventpg.sql.session_effects import Effect
 
-from .asking import ask_gen
+from .abc import Link
+from .psycopg_internals import encoding_of
+from .wire import ask_gen
 
 if TYPE_CHECKING:
     import psycopg
-
-    from .connection import Connection
 
 logger = logging.getLogger("geventpg.pooler")
 
@@ -61,7 +61,7 @@ class Warnings:
 OF_ALL = Warnings("connection without a pool")
 
 
-def is_pooled(conn: psycopg.Connection[Any]) -> bool:
+def is_pooled(conn: Any) -> bool:
     """Tell whether a pooler is in between; a round trip if nobody asked before.
 
     Nothing is prepared behind one from then on, on a connection that is not ours neither. A
@@ -72,8 +72,8 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
         ours = hasattr(conn, "prepares_always")
         with conn.lock:
             if ours:
-                conn.wait(find_pooler_gen(cast("Connection[Any]", conn)))
-                return bool(cast("Connection[Any]", conn).pooled)
+                conn.wait(find_pooler_gen(cast("Any", conn)))
+                return bool(cast("Any", conn).pooled)
             pooled = conn.wait(_is_pooled_gen(conn.pgconn))
         if pooled:
             conn.prepare_threshold = None
@@ -86,7 +86,7 @@ def _is_pooled_gen(pgconn: pq.abc.PGconn) -> PQGen[bool]:
     return int(result.get_value(0, 0) or 0) != pgconn.backend_pid
 
 
-def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
+def find_pooler_gen(conn: Link) -> PQGen[None]:
     """Find out whether a pooler is in between, and prepare nothing behind one. One round trip."""
     conn.pooled = yield from _is_pooled_gen(conn.pgconn)
     if not conn.pooled:
@@ -98,13 +98,13 @@ def find_pooler_gen(conn: Connection[Any]) -> PQGen[None]:
         yield from _check_options_gen(conn)
 
 
-def mind(conn: Connection[Any], effects: Iterable[Effect]) -> None:
+def mind(conn: Link, effects: Iterable[Effect]) -> None:
     """Warn, once, of a statement that leaves *effects* in its session, if a pooler is in between.
 
     Called before the statement is sent. Ask the server if need be, which is a round trip.
     """
     if conn.pooled is None:
-        if conn._pipeline is not None or conn.pgconn.transaction_status not in (IDLE, INTRANS):
+        if conn.open_pipeline is not None or conn.pgconn.transaction_status not in (IDLE, INTRANS):
             return  # another time
         conn.wait(find_pooler_gen(conn))
     for effect in effects if conn.pooled else ():
@@ -117,12 +117,6 @@ def mind(conn: Connection[Any], effects: Iterable[Effect]) -> None:
             effect.lasting.fate,
             effect.lasting.remedy,
         )
-
-
-def is_due(conn: psycopg.Connection[Any]) -> bool:
-    """Tell whether a statement was executed so often that psycopg prepares it the next time."""
-    counts = conn._prepared._counts.values()
-    return conn.prepare_threshold is not None and any(n >= conn.prepare_threshold for n in counts)
 
 
 def explain_refusal(error: psycopg.Error) -> psycopg.Error:
@@ -142,19 +136,19 @@ def explain_refusal(error: psycopg.Error) -> psycopg.Error:
     )
 
 
-def _check_options_gen(conn: Connection[Any]) -> PQGen[None]:
+def _check_options_gen(conn: Link) -> PQGen[None]:
     """Warn of start-up options that the pooler dropped. One round trip."""
     pgconn = conn.pgconn
-    wanted = startup_options.parse(pgconn.options.decode(pgconn._encoding))
+    wanted = startup_options.parse(pgconn.options.decode(encoding_of(pgconn)))
     names = "{" + ",".join(f'"{name}"' for name in wanted if name.replace(".", "").isidentifier())
-    pgconn.send_query_params(_SETTINGS, [names.encode(pgconn._encoding) + b"}"])
+    pgconn.send_query_params(_SETTINGS, [names.encode(encoding_of(pgconn)) + b"}"])
     (result,) = yield from generators.execute(pgconn)
     if result.status != TUPLES_OK:
-        raise errors.error_from_result(result, encoding=pgconn._encoding)
+        raise errors.error_from_result(result, encoding=encoding_of(pgconn))
     for row in range(result.ntuples):
         cells = [result.get_value(row, column) for column in range(4)]
         name, setting, unit, kind = (
-            cell if cell is None else cell.decode(pgconn._encoding) for cell in cells
+            cell if cell is None else cell.decode(encoding_of(pgconn)) for cell in cells
         )
         if name is None or setting is None:
             continue  # the server does not tell

@@ -22,8 +22,8 @@ logger = logging.getLogger("geventpg")
 _DEFAULT_PORT = "5432"
 
 
-def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, Any], int]:
-    """Return *params* with every host name resolved, and the number of addresses to try.
+def resolve_hosts(params: dict[str, Any], deadline: float) -> dict[str, Any]:
+    """Return *params* with every host name resolved.
 
     Several hosts, and several addresses of one host, become one list in the order in which
     they are to be tried. A name that does not resolve is skipped as long as another does.
@@ -33,10 +33,10 @@ def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, An
     hosts = _split(_get(params, "host", "PGHOST"))
     addresses = _split(_get(params, "hostaddr", "PGHOSTADDR")) or [""] * len(hosts)
     if not hosts or len(hosts) != len(addresses):
-        return params, max(len(hosts), len(addresses), 1)  # libpq's business, or its error
+        return params  # libpq's business, or its error
     pairs = list(zip(hosts, addresses, strict=True))
     if not any(_needs_resolving(host, address) for host, address in pairs):
-        return params, len(hosts)
+        return params
 
     ports = _split(_get(params, "port", "PGPORT")) or [_DEFAULT_PORT]
     if len(ports) == 1:
@@ -73,7 +73,7 @@ def resolve_hosts(params: dict[str, Any], deadline: float) -> tuple[dict[str, An
     params["host"] = ",".join(host for host, _address, _port in found)
     params["hostaddr"] = ",".join(address for _host, address, _port in found)
     params["port"] = ",".join(port for _host, _address, port in found)
-    return params, len(found)
+    return params
 
 
 def _get(params: dict[str, Any], name: str, variable: str) -> str:

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import psycopg
-from psycopg.abc import Query
 from psycopg.rows import Row
 
 from geventpg.sql.reading import read
 
+from .abc import Link
 from .pooler import mind
-
-if TYPE_CHECKING:
-    from psycopg._queries import PostgresQuery
-
-    from .connection import Connection
+from .psycopg_internals import OpenServerCursor
 
 
-class ServerCursor(psycopg.ServerCursor[Row]):
+class ServerCursor(OpenServerCursor[Row]):
     """A server-side cursor. One ``withhold`` does not outlive its transaction behind a pooler."""
 
     __slots__ = ()
 
-    _conn: Connection[Any]
-
-    def _convert_query(self, query: Query, params: Any = None) -> PostgresQuery:
-        pgq = super()._convert_query(query, params)
-        effects = read(pgq.query).effects
+    def before_sending(self, query: bytes) -> None:
+        """Warn of what it leaves in its session."""
+        effects = read(query).effects
         if effects:
-            mind(self._conn, effects)
-        return pgq
+            conn: Any = self.connection
+            link: Link = conn
+            mind(link, effects)

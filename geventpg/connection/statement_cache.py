@@ -2,7 +2,7 @@
 
 psycopg makes a transformer for each statement, which has to find the dumper of each parameter
 and the loader of each column anew. One that has found them is kept here with the statement.
-It serves one cursor at a time: while somebody has it, the next one makes its own.
+It serves one cursor at a time: while one cursor has it, the next one makes its own.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import postgres, pq
-from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, _query2pg
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from geventpg.sql.reading import Reading, read
 
 from .adapters import SharedAdapters
+from .psycopg_internals import (
+    KEEPS_STATEMENTS,
+    MAX_CACHED_STATEMENT_LENGTH,
+    QueryPart,
+    encoding_of,
+    query2pg,
+)
 
 if TYPE_CHECKING:
-    from psycopg._queries import QueryPart
-
-    from .connection import Connection
+    import psycopg
 
 TEXT = pq.Format.TEXT
 
@@ -56,7 +60,7 @@ Where references are not counted it never says so.
 class Known:
     """One text on one connection, prepared once or for several combinations of types."""
 
-    __slots__ = ("count", "formats", "names", "order", "query", "settings", "tx")
+    __slots__ = ("formats", "names", "order", "query", "settings", "tx")
 
     def __init__(
         self,
@@ -69,13 +73,20 @@ class Known:
         self.formats = formats
         self.order = order
         """The names of its parameters, if they have names."""
-        self.count = -1 if order else len(formats)
-        """How many parameters a tuple or list has to have."""
         self.tx = Transformer(cast(Any, context))
         self.names: set[bytes] = set()
         """The prepared statements for whose rows ``tx`` will do."""
         self.settings: tuple[bytes | None, ...] | None = None
         """What the loaders of its columns looked at, if they look at anything."""
+
+    def in_order(self, params: Any) -> list[Any] | None:
+        """Return parameters that have names in their order; ``None`` if they do not fit."""
+        if params.__class__ is not dict or not self.order:
+            return None
+        try:
+            return [params[name] for name in self.order]
+        except KeyError:
+            return None
 
 
 class KnownStatements:
@@ -83,8 +94,8 @@ class KnownStatements:
 
     __slots__ = ("_judged", "adapters", "by_text", "connection", "encoding")
 
-    def __init__(self, conn: Connection[Any]) -> None:
-        # Weak, because the connection owns us: it must go as soon as nobody uses it.
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+        # Weak, because the connection owns us: it must go as soon as it is not used any more.
         self.connection: Any = weakref.proxy(conn)
         self.adapters: AdaptersMap | None = None
         self.encoding = ""
@@ -93,7 +104,9 @@ class KnownStatements:
 
     def learn(self, text: str, name: bytes, adapters: AdaptersMap, answer: pq.abc.PGresult) -> None:
         """Remember a text with parameters, prepared as *name*, whose *answer* just came."""
-        encoding = self.connection.pgconn._encoding
+        if not KEEPS_STATEMENTS:
+            return
+        encoding = encoding_of(self.connection.pgconn)
         if adapters is not self.adapters or encoding != self.encoding or len(self._judged) >= _MOST:
             self.by_text.clear()
             self._judged.clear()
@@ -118,8 +131,8 @@ class KnownStatements:
         if oids & _TIMES:
             known.settings = settings_of(self.connection.pgconn)
 
-    def forget(self, text: str) -> None:
-        """Forget a statement whose settings have changed; it is learned anew."""
+    def drop(self, text: str) -> None:
+        """Drop a statement whose settings have changed; it is learned anew."""
         self._judged -= self.by_text.pop(text).names
 
     def _has_others(self, oids: set[int]) -> bool:
@@ -152,5 +165,5 @@ def placeholders(query: str, encoding: str) -> Placeholders:
 
 @lru_cache(maxsize=512)
 def _placeholders(query: str, encoding: str) -> Placeholders:
-    text, formats, order, parts = _query2pg(query.encode(encoding), encoding)
+    text, formats, order, parts = query2pg(query.encode(encoding), encoding)
     return text, formats, order, parts, read(text)

@@ -1,19 +1,19 @@
-"""libpq's pipeline mode in the fewest calls: Syncs that wait for the flush, all answers at once."""
+"""Talking to the server without a cursor: one plain question, and libpq's pipeline mode."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections import deque
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from psycopg import errors, generators, pq
+from psycopg.abc import PQGen
 from psycopg.waiting import Ready
 
-from .session_end import ends_session
+from .loss import ends_session
+from .psycopg_internals import encoding_of
 
+OK = pq.ConnStatus.OK
+FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)
 COPIES = {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH}
 
@@ -92,42 +92,21 @@ def last_words(pgconn: pq.abc.PGconn) -> list[list[pq.abc.PGresult]]:
     return [*answers, parts] if parts else answers
 
 
-def _plain_sync(pgconn: pq.abc.PGconn) -> Callable[[], object]:
-    return pgconn.pipeline_sync
+def check_open(pgconn: pq.abc.PGconn) -> None:
+    """Raise ``psycopg.OperationalError`` if the connection is closed."""
+    if pgconn.status != OK:
+        raise errors.OperationalError("the connection is closed")
 
 
-def _find_sync() -> Callable[[pq.abc.PGconn], Callable[[], object]]:
-    """Return what makes the function that queues a Sync on a connection.
+def ask_gen(pgconn: pq.abc.PGconn, query: bytes) -> PQGen[list[pq.abc.PGresult]]:
+    """Send *query*, which may be several statements, and return a result for each.
 
-    psycopg's ``pipeline_sync`` makes a system call of its own each time. libpq 17 has a function
-    that waits for the next flush; psycopg does not offer it, so it is looked up in the very
-    libpq that psycopg is linked with.
+    As plainly as can be: a cursor would open a transaction, count for preparing, and take part in
+    the user's row factories. Raise the server's error, after which it executed none of the rest.
     """
-    if pq.version() < 170000:
-        return _plain_sync
-    try:
-        if pq.__impl__ == "python":
-            from psycopg.pq import _pq_ctypes
-
-            libpq: Any = _pq_ctypes
-            send = libpq.pq.PQsendPipelineSync
-        else:
-            # Looking a name up in a library looks in those it depends on, too.
-            module = sys.modules[pq.PGconn.__module__]
-            send = ctypes.PyDLL(module.__file__ or "").PQsendPipelineSync
-    except (AttributeError, OSError, KeyError):
-        return _plain_sync
-    send.argtypes, send.restype = [ctypes.c_void_p], None
-
-    def sync_of(pgconn: Any) -> Callable[[], object]:
-        pointer = ctypes.c_void_p(pgconn.pgconn_ptr)
-        return partial(send, pointer)
-
-    return sync_of
-
-
-sync_of: Callable[[pq.abc.PGconn], Callable[[], object]] = _find_sync()
-"""Return the function that queues a Sync; it may be called while the connection is open only.
-
-It tells nothing: a connection on which it fails is one on which the next flush fails too.
-"""
+    check_open(pgconn)
+    pgconn.send_query(query)
+    results: list[pq.abc.PGresult] = yield from generators.execute(pgconn)
+    if results and results[-1].status == FATAL_ERROR:
+        raise errors.error_from_result(results[-1], encoding=encoding_of(pgconn))
+    return results

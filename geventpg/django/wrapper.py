@@ -29,6 +29,7 @@ import geventpg
 from geventpg import hub
 from geventpg.connection.base import BindableConnection
 from geventpg.connection.pooler import is_pooled
+from geventpg.connection.psycopg_internals import set_autocommit
 from geventpg.conninfo.discretion import discreet
 from geventpg.registry import pools as registry
 from geventpg.registry.held import HeldConnection, cannot_commit
@@ -324,7 +325,7 @@ _LATE = (
 def _leave_as_found(connection: Any) -> None:
     # As the pool opened it, for code that uses the pool without Django. psycopg's setter would
     # refuse inside a transaction, which the pool is about to roll back.
-    connection._autocommit = True
+    set_autocommit(connection, True)
 
 
 # This must come before Django makes the first wrapper of this engine.

@@ -8,6 +8,8 @@ from typing import Any, Generic, Protocol
 from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
+from geventpg.connection.psycopg_internals import blocks_of, two_phase_of
+
 IDLE = int(TransactionStatus.IDLE)
 
 
@@ -49,7 +51,7 @@ class Checkout(Generic[CT]):
         self._conn = None
         try:
             # Commit or roll back. The call is saved when there is no transaction.
-            if conn.pgconn.transaction_status != IDLE or conn._tpc or conn._num_transactions:
+            if conn.pgconn.transaction_status != IDLE or two_phase_of(conn) or blocks_of(conn):
                 conn.__exit__(exc_type, exc, traceback)
         finally:
             pool.putconn(conn)

@@ -24,8 +24,8 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from geventpg import hub
-from geventpg.connection.adoption import adopt, cooperative
 from geventpg.connection.connect import connecting_within
+from geventpg.connection.connection import adopt, cooperative
 from geventpg.conninfo.checks import check_conninfo
 from geventpg.conninfo.discretion import discreet
 from geventpg.conninfo.faults import Fault, classify
@@ -220,7 +220,7 @@ class Connector:
     def _configure(self, conn: Connection[Any]) -> None:
         """Let the user's ``configure`` set the connection up; close it if that fails."""
         configure = self._core.settings.configure
-        conn._pool = self._core.owner
+        conn.pool = self._core.owner
         if configure is None:
             return
         try:

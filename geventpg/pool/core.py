@@ -115,7 +115,7 @@ class Core:
 
     def close_connection(self, conn: Connection[Any]) -> None:
         """Close a connection for good, whatever the pool's ``close_returns``."""
-        conn._pool = None
+        conn.pool = None
         conn.planner = None  # which refers to the connection
         conn.close()
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from gevent import Greenlet
 from psycopg import pq
-from psycopg._cursor_base import BaseCursor
 
 from geventpg.sql.reading import read_text
 from geventpg.sql.text import text_of
@@ -155,7 +154,7 @@ def running_statement(frame: FrameType | None) -> str | None:
         code = frame.f_code
         if code.co_name in _STATEMENT_METHODS:
             local = frame.f_locals
-            if isinstance(local.get("self"), BaseCursor):
+            if isinstance(local.get("self"), psycopg.Cursor):
                 query = local.get("query", local.get("statement"))
                 return None if query is None else text_of(query)
         elif code.co_name in _COMMANDS and isinstance(

@@ -10,7 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from geventpg.connection.meter import Meter
-from geventpg.connection.prepared import forget_stale
+from geventpg.connection.prepared import prepare_anew
 
 from .core import Core
 from .failover import Failover
@@ -59,7 +59,7 @@ class PoolObserver:
         core = self._core()
         if core is not None:
             for slot in core.bag:
-                forget_stale(slot.conn, query)
+                prepare_anew(slot.conn, query)
 
     def statement_was_gone(self, conn: Connection[Any], *, healed: bool) -> None:
         """Count it and tell the listeners."""

@@ -249,7 +249,7 @@ class Pool(ConnectionPool[CT]):
             conn = slot.conn
             slot.since, slot.taker = now, ref(getcurrent())
             self._out[conn] = slot
-            conn._pool = self
+            conn.pool = self
         else:
             conn = self._take(now, now + timeout, timeout).conn
         return conn  # type: ignore[no-any-return]  # cast() would be a call on the hot path
@@ -296,7 +296,7 @@ class Pool(ConnectionPool[CT]):
                 continue  # the hub would have told in this turn of it, and let us go on first
             bag.use(slot)
             slot.since, slot.taker = now, ref(getcurrent())
-            slot.conn._pool = self
+            slot.conn.pool = self
             return slot
         limit = core.settings.max_waiting
         if limit and len(core.waiting) >= limit:
@@ -412,7 +412,7 @@ class Pool(ConnectionPool[CT]):
         if (
             self._core.plain_return
             and conn.pgconn.transaction_status == IDLE
-            and conn._pipeline is None
+            and slot.conn.open_pipeline is None
             and not slot.conn.watch.paused
             and now < slot.expires_at
         ):
@@ -422,7 +422,7 @@ class Pool(ConnectionPool[CT]):
             if not (self._line and self._queue.hand(slot)):
                 # `Bag.rest` without the call.
                 del self._out[conn]
-                conn._pool = None
+                slot.conn.pool = None
                 self._idle.append(slot)
         else:
             slot.conn.checkout = None
@@ -434,7 +434,7 @@ class Pool(ConnectionPool[CT]):
         refusal = f"can't return connection to pool {self.name!r}"
         if slot is not None or any(idle.conn is conn for idle in self._idle):
             return ValueError(f"{refusal} twice: {conn}")
-        pool = getattr(conn, "_pool", None)
+        pool = getattr(conn, "pool", None)
         if pool is self:
             return ValueError(f"{refusal} twice: {conn}")
         whence = f"it comes from pool {pool.name!r}" if pool else "it doesn't come from any pool"
@@ -454,7 +454,7 @@ class Pool(ConnectionPool[CT]):
         core.bag.remove(slot)
         core.left(slot, Cause.DETACHED)
         taken.observer = UNOBSERVED
-        taken._pool = taken.checkout = None
+        taken.pool = taken.checkout = None
         core.refresh()
         core.plan()
 
@@ -770,7 +770,7 @@ class Pool(ConnectionPool[CT]):
         self._pipes.forget()
         for slot in before.bag:
             slot.abandon()
-            slot.conn._pool = None
+            slot.conn.pool = None
             slot.conn.abandon()
         self._start_afresh()
         core = self._core

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from geventpg import hub
-from geventpg.connection.interruption import cancel_in_background, heal
+from geventpg.connection.interruption import cancel_in_background, end_statement
 
 from .causes import Cause
 from .core import Core
@@ -48,7 +48,7 @@ class Recycler:
         conn = slot.conn
         status = conn.pgconn.transaction_status
         needs_no_talk = status == UNKNOWN or self._core.closed
-        is_clean = status == IDLE and not self._core.settings.reset and not conn._pipeline
+        is_clean = status == IDLE and not self._core.settings.reset and not conn.open_pipeline
         if needs_no_talk or is_clean:
             self.returned(slot, cold=cold)
         else:
@@ -71,7 +71,7 @@ class Recycler:
             if broken:
                 core.suspect()
             core.evict(slot, Cause.BROKEN if broken else Cause.CLOSED_BY_USER)
-        elif status != IDLE or conn._pipeline is not None:
+        elif status != IDLE or conn.open_pipeline is not None:
             # Its waiter was killed, or its cleaning was: not to be trusted.
             core.evict(slot, Cause.UNCLEAN)
         elif (is_old := core.is_old(slot)) or core.bag.size > core.settings.max_size:
@@ -94,12 +94,12 @@ class Recycler:
         core = self._core
         if core.waiting:
             # In use from this moment, even before the waiter runs.
-            slot.conn._pool = core.owner
+            slot.conn.pool = core.owner
             core.bag.hand_on(slot)
             slot.since = monotonic()
             if core.waiting.hand(slot):
                 return
-        slot.conn._pool = None
+        slot.conn.pool = None
         core.bag.rest(slot, cold=cold)
         core.filled()
 
@@ -132,13 +132,13 @@ class Recycler:
 
     def _roll_back(self, conn: Connection[Any]) -> None:
         status = conn.pgconn.transaction_status
-        if status == ACTIVE or conn._pipeline is not None:
+        if status == ACTIVE or conn.open_pipeline is not None:
             logger.warning("closing returned connection: %s", conn)
             if conn.watch.waiting:
                 conn.observer.cancelling(conn)
                 cancel_in_background(conn)  # another greenlet still uses it and will get an error
             else:
-                heal(conn)
+                end_statement(conn)
             self._core.close_connection(conn)
         elif status not in (IDLE, UNKNOWN):
             logger.warning("rolling back returned connection: %s", conn)

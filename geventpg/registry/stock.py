@@ -17,9 +17,9 @@ import psycopg
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import ConninfoParam
 
-from geventpg.connection.base import BindableConnection
+from geventpg.connection.base import BindableConnection, bindable
 from geventpg.connection.connection import abandon_socket
-from geventpg.connection.session_end import is_alive
+from geventpg.connection.loss import is_alive
 from geventpg.pool.options import GEVENTPG_ONLY
 
 # Pools that were inherited through a fork. They are kept because the collection of such a pool
@@ -59,7 +59,7 @@ def detach(pool: ConnectionPool[Any], conn: psycopg.Connection[Any]) -> None:
     """
     with pool._lock:
         pool._nconns -= 1
-    conn._pool = None
+    bindable(conn).pool = None
 
 
 def abandon(pool: ConnectionPool[Any]) -> None:

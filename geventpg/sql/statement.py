@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import abc, sql
-
-if TYPE_CHECKING:
-    from psycopg._preparing import PrepareManager
-    from psycopg._queries import PostgresQuery
 
 
 class Statement(sql.Composed):
@@ -33,13 +29,6 @@ class Statement(sql.Composed):
             raise TypeError(f"a statement is a str, bytes, SQL or Composed, not {_name_of(query)}")
         self.query: str | sql.SQL | sql.Composed = query
         super().__init__([sql.SQL(query) if isinstance(query, str) else query])
-
-
-def make_due(prepared: PrepareManager, pgq: PostgresQuery) -> None:
-    """Have a statement prepared when it is executed next, if any is."""
-    key = prepared.key(pgq)
-    if prepared.prepare_threshold is not None and key not in prepared._names:
-        prepared._counts[key] = max(prepared.prepare_threshold, prepared._counts.get(key, 0))
 
 
 def _name_of(value: Any) -> str:

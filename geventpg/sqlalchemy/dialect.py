@@ -61,7 +61,7 @@ class GeventDialect(PGDialect_psycopg):
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Make one round trip for ``pool_pre_ping``, within the pool's ``probe_timeout``."""
         if isinstance(dbapi_connection, Connection):
-            pool = getattr(dbapi_connection, "_pool", None)
+            pool = getattr(dbapi_connection, "pool", None)
             dbapi_connection.probe(getattr(pool, "probe_timeout", PROBE_TIMEOUT))
             return True
         return bool(super().do_ping(dbapi_connection))  # type: ignore[no-untyped-call]

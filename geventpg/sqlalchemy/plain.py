@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from geventpg.connection.connection import abandon_socket
-from geventpg.connection.session_end import is_alive
+from geventpg.connection.loss import is_alive
 
 
 class PlainPool(QueuePool):

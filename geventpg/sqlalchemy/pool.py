@@ -227,7 +227,7 @@ class GeventPool(PlainPool):
                 record.close()
             return
         conn = record.held
-        if conn is None or conn._pool is None:
+        if conn is None or conn.pool is None:
             return  # it left the pool when it was closed, or it belongs to the parent process
         if record.dbapi_connection is None:
             self._detach(record)
@@ -236,7 +236,7 @@ class GeventPool(PlainPool):
         else:
             if record.settings is not None:
                 record.settings = settings.exchange(conn, record.settings)
-            pool = conn._pool
+            pool = conn.pool
             pool.putconn(conn)
             if pool is not self._own and isinstance(pool, backing.EnginePool):
                 backing.close_if_unused(pool)
@@ -244,7 +244,7 @@ class GeventPool(PlainPool):
     def _detach(self, record: Record) -> None:
         conn, record.held = record.held, None
         del conn.__dict__[self.key]
-        pool = conn._pool
+        pool = conn.pool
         if isinstance(pool, Pool):
             pool.detach(conn)
         else:
@@ -255,7 +255,7 @@ class GeventPool(PlainPool):
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         """Close a connection and take it out of the pool behind, even if its record is used."""
         record: Record | None = connection.__dict__.get(self.key)
-        pool = connection._pool if record is not None else None
+        pool = connection.pool if record is not None else None
         if record is not None:
             record.lost = connection.closed
             record.held = None

@@ -12,38 +12,30 @@ import psycopg
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import tuple_row
 
+from geventpg.connection.adapters import ConnectionAdapters
+from geventpg.connection.base import BindableConnection
 from geventpg.connection.connection import Connection
-from geventpg.connection.cursor import Cursor
+from geventpg.connection.cursor import USUAL_CURSOR
+from geventpg.connection.psycopg_internals import exchange_transaction_settings
 
 Settings = tuple[Any, ...]
 
-_FIELDS = (
-    "_autocommit",
-    "_isolation_level",
-    "_read_only",
-    "_deferrable",
-    "_begin_statement",
-    "_adapters",
-    "row_factory",
-    "cursor_factory",
-    "server_cursor_factory",
-)
+
+def exchange(conn: BindableConnection[Any], settings: Settings) -> Settings:
+    """Give *conn* these settings, return the ones that it had."""
+    transactions, adapters, row_factory, cursor_factory, server_cursor_factory = settings
+    previous = conn.own_adapters, conn.row_factory, conn.cursor_factory, conn.server_cursor_factory
+    conn.own_adapters, conn.row_factory = adapters, row_factory
+    conn.cursor_factory, conn.server_cursor_factory = cursor_factory, server_cursor_factory
+    return exchange_transaction_settings(conn, transactions), *previous
 
 
-def exchange(conn: psycopg.Connection[Any], settings: Settings) -> Settings:
-    """Give *conn* these settings; return the ones that it had."""
-    previous = tuple([getattr(conn, field) for field in _FIELDS])
-    for field, value in zip(_FIELDS, settings, strict=True):
-        setattr(conn, field, value)
-    return previous
-
-
-def pristine(conn: psycopg.Connection[Any], adapters: AdaptersMap | None) -> Settings:
+def pristine(conn: BindableConnection[Any], adapters: AdaptersMap | None) -> Settings:
     """Return the settings of a new connection whose adapters are a copy of *adapters*."""
     return (
-        *(False, None, None, None, b""),
-        None if adapters is None else AdaptersMap(adapters),
+        (False, None, None, None),
+        None if adapters is None else ConnectionAdapters(adapters),
         tuple_row,
-        Cursor if isinstance(conn, Connection) else psycopg.Cursor,
+        USUAL_CURSOR if isinstance(conn, Connection) else psycopg.Cursor,
         psycopg.ServerCursor,
     )

@@ -16,6 +16,12 @@ from psycopg.abc import Params, Query
 from psycopg.rows import RowFactory, tuple_row
 
 from geventpg.connection.loss import is_lost
+from geventpg.connection.psycopg_internals import (
+    autocommit_of,
+    begin_command_of,
+    encoding_of,
+    set_autocommit,
+)
 from geventpg.errors import CommitUnknown, StatementTimeout
 
 from .result import Result
@@ -118,19 +124,19 @@ class Alone:
 
     def _execute(self, conn: psycopg.Connection[Any], asked: Asked, take: Take) -> Any:
         # Outside of BEGIN, which some statements do not like, unless it has something to say.
-        switch = not conn._autocommit and conn._get_tx_start_command() == b"BEGIN"
+        switch = not autocommit_of(conn) and begin_command_of(conn) == b"BEGIN"
         executed = False
         try:
             if switch:
-                conn._autocommit = True
+                set_autocommit(conn, True)
             query: Any = asked.query
             text = text_to_send(query, conn)
             if text is not None:
-                may_share(text.encode(conn.pgconn._encoding), has_params=False)
+                may_share(text.encode(encoding_of(conn.pgconn)), has_params=False)
             with self._bounded(conn):
                 cur = conn.cursor(row_factory=asked.row_factory or conn.row_factory)
                 cur.execute(query, asked.params, prepare=asked.prepare, binary=asked.binary)
-            executed = conn._autocommit
+            executed = autocommit_of(conn)
             if executed:
                 return take(cur)
             try:
@@ -144,7 +150,7 @@ class Alone:
         except psycopg.Error as error:
             if conn.pgconn.transaction_status == INERROR:
                 conn.rollback()
-            if executed or not conn._autocommit or not is_lost(conn, error):
+            if executed or not autocommit_of(conn) or not is_lost(conn, error):
                 raise
             raise CommitUnknown(
                 "the connection was lost before the answer to the statement; it was executed and"
@@ -152,4 +158,4 @@ class Alone:
             ) from error
         finally:
             if switch:
-                conn._autocommit = False
+                set_autocommit(conn, False)

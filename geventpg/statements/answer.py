@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors, pq
-from psycopg._preparing import Prepare
 from psycopg.rows import RowFactory, tuple_row
 
-from geventpg.connection.prepared import forget, heal_or_raise, is_unusable
+from geventpg.connection.prepared import heal_or_raise, is_unusable, note_unusable
 
 from .alone import Take, all_rows, everything, one_row, one_value
 from .plan import TUPLES_OK, UNPREPARED, Call, Moved, cursor_with, error_of, no_rows
@@ -50,14 +49,14 @@ def conclude(pipe: Pipe | None, call: Call, row_factory: RowFactory[Any] | None,
         if error.sqlstate == READ_ONLY:
             conn.observer.write_refused(conn)
         raise error
-    forget(conn, error, call.query)
+    note_unusable(conn, error, call.query)
     heal_or_raise(conn, error, possible=True)
     return UNPREPARED
 
 
 def was_useless(call: Call, error: errors.Error) -> bool:
     """Tell whether only its prepared form was of no use, so that nothing was done."""
-    return call.check[1] is not Prepare.NO and is_unusable(error)
+    return call.how.uses_prepared and is_unusable(error)
 
 
 def rows_of(

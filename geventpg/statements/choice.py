@@ -19,6 +19,12 @@ from geventpg import hub
 from geventpg.connection.connection import Connection
 from geventpg.connection.cursor import Cursor
 from geventpg.connection.pooler import is_pooled
+from geventpg.connection.psycopg_internals import (
+    PIPELINES_STATEMENTS,
+    autocommit_of,
+    begin_command_of,
+    has_handlers,
+)
 from geventpg.errors import PoolTimeout
 
 from .abc import Lender
@@ -332,16 +338,16 @@ class Pipes:
 def is_suitable(conn: Connection[Any]) -> bool:
     """Tell whether statements of others may go over *conn* as they would over their own."""
     return (
-        conn.cursor_factory is Cursor
+        PIPELINES_STATEMENTS
+        and conn.cursor_factory is Cursor
         # A pooler may give the server to another client between two statements that are on their
         # way, when it has read a part of the second: an answer is lost, or goes to the wrong
         # client (PgBouncer's issue 759). One at a time is certain.
         and conn.pooled is False
         # They would be called in the hub.
-        and not conn._notice_handlers
-        and not conn._notify_handlers
+        and not has_handlers(conn)
         and type(conn).execute is Connection.execute
         and type(conn).cursor is psycopg.Connection.cursor
         # BEGIN would say so, and there is none.
-        and (conn._autocommit or conn._get_tx_start_command() == b"BEGIN")
+        and (autocommit_of(conn) or begin_command_of(conn) == b"BEGIN")
     )

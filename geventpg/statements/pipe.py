@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, pq
-from psycopg._preparing import Prepare
 
 from geventpg import hub
-from geventpg.connection.session_end import ends_session
+from geventpg.connection.loss import ends_session
+from geventpg.connection.prepared import PREPARED_BEFORE, answered, was_not_prepared
+from geventpg.connection.psycopg_internals import encoding_of
 from geventpg.connection.wire import PIPELINE_SYNC, answers_of, last_words
 from geventpg.errors import CommitUnknown
 
 from .costs import COSTLY
 from .gathering import Gathering
 from .plan import MOVED, REPEATED, SET_APART, Call, Planner
-from .sending import HEAD_LIMIT, NO_CHECK, PORTION, ROOM_FOR_PORTION, Sending
+from .sending import HEAD_LIMIT, PORTION, ROOM_FOR_PORTION, Sending
 
 if TYPE_CHECKING:
     from geventpg.connection.connection import Connection
@@ -110,7 +111,7 @@ class Pipe(Sending):
             self._lose(errors.OperationalError(_OUT_OF_STEP), done)
             return
         if self._answer and _is_the_end(self._answer[-1]):
-            words = errors.error_from_result(self._answer[-1], encoding=self._pgconn._encoding)
+            words = errors.error_from_result(self._answer[-1], encoding=encoding_of(self._pgconn))
             self._lose(words, done)
             return
         if not done:
@@ -167,7 +168,7 @@ class Pipe(Sending):
                 parts.append(result)
                 continue
             call = sent.popleft()
-            if call.check is NO_CHECK and len(parts) == 1:
+            if call.how is PREPARED_BEFORE and len(parts) == 1:
                 answered = parts.pop()
             elif _fit(call, parts):
                 answered = self._examine(call, parts)
@@ -187,15 +188,11 @@ class Pipe(Sending):
     def _examine(self, call: Call, parts: Sequence[pq.abc.PGresult]) -> pq.abc.PGresult:
         """Return the result that counts: the error, wherever it occurred, or the last one."""
         failed = [result for result in parts if result.status == FATAL_ERROR]
-        key, prep, name = call.check
-        prepared = self.conn._prepared
-        if key is not None:
-            prepared.validate(key, prep, name, [failed[0] if failed else parts[-1]])
-        if failed and prep is Prepare.SHOULD:
-            known = call.query, call.types
-            if prepared._names.get(known) == name:
-                del prepared._names[known]
-        return failed[0] if failed else parts[-1]
+        result = failed[0] if failed else parts[-1]
+        answered(self.conn.prepared, call.how, [result])
+        if failed and call.how.prepares:
+            was_not_prepared(self.conn.prepared, (call.query, call.types), call.how.name)
+        return result
 
     def _spare_bystanders(self, done: list[Call]) -> None:
         """Have those executed again that a cancel request hit and that somebody waits for.
@@ -297,7 +294,7 @@ class Pipe(Sending):
         if pgconn.status == BAD and not conn.watch.stopped:
             done += self._take(last_words(pgconn))
             if self._answer and self._answer[-1].status == FATAL_ERROR:
-                words = errors.error_from_result(self._answer[-1], encoding=pgconn._encoding)
+                words = errors.error_from_result(self._answer[-1], encoding=encoding_of(pgconn))
                 error = words if words.sqlstate else error
         conn.watch.unattend()
         conn.discard()
@@ -326,7 +323,7 @@ class Pipe(Sending):
 
 def _fit(call: Call, parts: Sequence[pq.abc.PGresult]) -> bool:
     """Tell whether an answer has as many parts as what was sent; COMMIT can add an error."""
-    extra = len(parts) - (2 if call.check[1] is Prepare.SHOULD else 1)
+    extra = len(parts) - (2 if call.how.prepares else 1)
     return extra == 0 or (extra == 1 and parts[-1].status == FATAL_ERROR)
 
 

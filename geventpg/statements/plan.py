@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, pq
-from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, PostgresQuery, _query2pg
 from psycopg.abc import Params
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.rows import RowFactory
 
 from geventpg.connection.cursor import Cursor
+from geventpg.connection.psycopg_internals import (
+    MAX_CACHED_STATEMENT_LENGTH,
+    QueryPart,
+    encoding_of,
+    in_order,
+    query2pg,
+)
 from geventpg.connection.statement_cache import settings_of
 from geventpg.sql.reading import read
 
@@ -24,10 +30,9 @@ from .sharing import may_share
 
 if TYPE_CHECKING:
     from psycopg import abc
-    from psycopg._preparing import Key, Prepare
-    from psycopg._queries import QueryPart
 
     from geventpg.connection.connection import Connection
+    from geventpg.connection.prepared import Sent
 
 TEXT = pq.Format.TEXT
 BINARY = pq.Format.BINARY
@@ -46,10 +51,10 @@ class Call:
     __slots__ = (
         "abandoned_at",
         "answer",
-        "check",
         "deadline",
         "format",
         "formats",
+        "how",
         "idempotent",
         "params",
         "plan",
@@ -63,8 +68,8 @@ class Call:
     )
 
     abandoned_at: float
-    check: tuple[Key | None, Prepare, bytes]
-    """What `PrepareManager` wants to know of the answer; set when it is sent."""
+    how: Sent
+    """How it was sent."""
     deadline: float
     """When the wait for it ends, and how long the user says that it is."""
     timeout: float
@@ -160,7 +165,7 @@ class Plan:
         """Return the parameters in the order of the placeholders; raise as psycopg does."""
         if params is None:
             return None
-        return PostgresQuery.validate_and_reorder_params(self.parts, params, self.order)
+        return in_order(self.parts, params, self.order)
 
 
 class Planner:
@@ -192,10 +197,10 @@ class Planner:
         plans = self.with_params if has_params else self.plain
         plan = plans.get(text)
         if plan is None:
-            encoding = self._conn.pgconn._encoding
+            encoding = encoding_of(self._conn.pgconn)
             query = text.encode(encoding)
             if has_params:
-                query, formats, order, parts = _query2pg(query, encoding)
+                query, formats, order, parts = query2pg(query, encoding)
                 plan = Plan(self._adapters, text, query, (formats, order, parts))
             else:
                 plan = Plan(self._adapters, text, query)
@@ -235,19 +240,15 @@ def cursor_with(
     conn: Connection[Any], factory: RowFactory[Any], tx: abc.Transformer, result: pq.abc.PGresult
 ) -> psycopg.Cursor[Any]:
     """Return a cursor to look at *result* with; it executes nothing."""
-    cur: psycopg.Cursor[Any] = Cursor(conn, row_factory=factory)
-    cur._tx = tx
-    cur._results = [result]
-    cur.pgresult = result
-    cur._rowcount = result.ntuples
-    cur._statusmessage = result.command_status
+    cur: Cursor[Any] = Cursor(conn, row_factory=factory)
+    cur.show(tx, result)
     return cur
 
 
 def error_of(result: pq.abc.PGresult, pgconn: pq.abc.PGconn) -> psycopg.Error:
     """Return the exception that psycopg raises for a result without success."""
     if result.status == FATAL_ERROR:
-        return errors.error_from_result(result, encoding=pgconn._encoding)
+        return errors.error_from_result(result, encoding=encoding_of(pgconn))
     if result.status == pq.ExecStatus.PIPELINE_ABORTED:
         return errors.PipelineAborted("pipeline aborted")
     return errors.InternalError(f"unexpected result status: {pq.ExecStatus(result.status).name}")

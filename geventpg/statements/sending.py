@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
-from psycopg._preparing import Prepare
 
-from geventpg.connection.wire import sync_of
+from geventpg.connection.prepared import PREPARED_BEFORE, send
+from geventpg.connection.psycopg_internals import sync_of
 
 from .plan import Call
 
@@ -49,9 +49,6 @@ _SAMPLED_FOR = 0.001
 
 GRACE = 0.05
 """Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
-
-NO_CHECK: tuple[None, Prepare, bytes] = None, Prepare.YES, b""
-"""Of a statement that was prepared already."""
 
 
 class Sending(ABC):
@@ -132,8 +129,8 @@ class Sending(ABC):
         if self._end_writing is not None:
             return  # the kernel has not taken the last ones yet
         queue, sent, pgconn, pipes = self.queue, self.sent, self._pgconn, self._pipes
-        prepared = self.conn._prepared
-        names = prepared._names
+        prepared = self.conn.prepared
+        names = prepared.names
         usable = prepared.prepare_threshold is not None
         before = len(sent)
         # psycopg's own flushes, as is done next.
@@ -141,7 +138,7 @@ class Sending(ABC):
         room = MOST_OUTSTANDING - before
         latest = name = None
         try:
-            if prepared._to_flush:
+            if prepared.to_flush:
                 self._deallocate()
             while queue and room > 0 and self._bytes < MOST_BYTES:
                 call = queue.popleft()
@@ -155,10 +152,10 @@ class Sending(ABC):
                 try:
                     if name is not None and call.prepare is not False:
                         pgconn.send_query_prepared(name, call.params, call.formats, call.format)
-                        call.check = NO_CHECK
+                        call.how = PREPARED_BEFORE
                     else:
                         latest = None  # it may be prepared now, and another one given up
-                        self._send_new(call)
+                        call.how = send(pgconn, prepared, call, call.prepare, call.format)
                 except Exception as error:
                     if pgconn.status == BAD:
                         queue.appendleft(call)
@@ -200,39 +197,18 @@ class Sending(ABC):
         if now - self._busy_read_at > _SAMPLED_FOR:
             self._busy, self._busy_read_at = thread_time(), now
 
-    def _send_new(self, call: Call) -> None:
-        """Hand over a statement that is not prepared here, or not to be."""
-        pgconn, prepared = self._pgconn, self.conn._prepared
-        query: Any = call  # it has what of a PostgresQuery is looked at
-        prep, name = prepared.get(query, call.prepare)
-        if prep is Prepare.SHOULD:
-            pgconn.send_prepare(name, call.query, param_types=call.types)
-        if prep is Prepare.NO:
-            pgconn.send_query_params(
-                call.query,
-                call.params,
-                param_types=call.types,
-                param_formats=call.formats,
-                result_format=call.format,
-            )
-        else:
-            pgconn.send_query_prepared(
-                name, call.params, param_formats=call.formats, result_format=call.format
-            )
-        call.check = prepared.maybe_add_to_cache(query, prep, name), prep, name
-
     def _deallocate(self) -> None:
         """Hand over what psycopg wants to be rid of, before anything is prepared again."""
-        prepared = self.conn._prepared
-        while prepared._to_flush:
-            name = prepared._to_flush.popleft()
+        prepared = self.conn.prepared
+        while prepared.to_flush:
+            name = prepared.to_flush.popleft()
             if name is None:  # all of them, also what was prepared behind that decision
-                prepared._names.clear()
+                prepared.names.clear()
             command = b"DEALLOCATE " + (b"ALL" if name is None else name)
             self._pgconn.send_query_params(command, None)
             self._sync()
             call = Call()
-            call.check, call.sent = NO_CHECK, True
+            call.how, call.sent = PREPARED_BEFORE, True
             self.abandoned += 1
             self.sent.append(call)
 

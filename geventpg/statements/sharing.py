@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.abc import Query
 
+from geventpg.connection.psycopg_internals import encoding_of
 from geventpg.sql.kinds import Kind
 from geventpg.sql.reading import read
 from geventpg.sql.statement import Statement
@@ -20,7 +21,7 @@ def text_to_send(query: Query, conn: psycopg.Connection[Any]) -> str | None:
     if isinstance(query, str):
         return query
     if isinstance(query, bytes):
-        return query.decode(conn.pgconn._encoding)
+        return query.decode(encoding_of(conn.pgconn))
     return query.as_string(conn) if isinstance(query, sql.Composable) else None
 
 

@@ -20,6 +20,7 @@ from geventpg import hub
 from geventpg.connection.base import Owner
 from geventpg.connection.commit import settle
 from geventpg.connection.connection import Connection
+from geventpg.connection.psycopg_internals import blocks_of
 from geventpg.errors import CommitUnknown
 from geventpg.registry import pools as registry
 
@@ -205,4 +206,4 @@ def _checked_out(
 
 
 def _in_transaction(conn: psycopg.Connection[Any]) -> bool:
-    return conn.pgconn.transaction_status != IDLE or conn._num_transactions > 0
+    return conn.pgconn.transaction_status != IDLE or blocks_of(conn) > 0

@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 import psycopg
-from psycopg import IsolationLevel, errors, generators, pq
-from psycopg.abc import PQGen
+from psycopg import IsolationLevel, errors, pq
 
 from geventpg.connection.commit import Mark, Place, identify, place_of
 from geventpg.connection.connection import Connection
 from geventpg.connection.loss import note_outcome
+from geventpg.connection.psycopg_internals import OpenTransaction
 from geventpg.registry.held import cannot_commit
 from geventpg.registry.scope import remaining_time
 
@@ -64,27 +64,13 @@ class Options:
             )
 
 
-class _Transaction(psycopg.Transaction):
-    """psycopg's block, with a bound for its statements that is sent together with BEGIN."""
-
-    def __init__(self, conn: Connection[Any], statement_timeout: float | None) -> None:
-        super().__init__(conn)
-        self._statement_timeout = statement_timeout
-
-    def _enter_gen(self) -> PQGen[None]:
-        if self._statement_timeout is None:
-            yield from super()._enter_gen()
-            return
-        milliseconds = max(int(min(self._statement_timeout, LONGEST_TIMEOUT) * 1000), 1)
-        command = f"SET LOCAL statement_timeout = {milliseconds}".encode()
-        # As psycopg does it, but psycopg expects one result and here are two.
-        self.status = self.Status.ACTIVE
-        self._push_savepoint()
-        self._conn._check_connection_ok()
-        self.pgconn.send_query(b"%s; %s" % (self._conn._get_tx_start_command(), command))
-        for result in (yield from generators.execute(self.pgconn)):
-            if result.status != pq.ExecStatus.COMMAND_OK:
-                raise errors.error_from_result(result, encoding=self.pgconn._encoding)
+def _transaction(conn: Connection[Any], statement_timeout: float | None) -> OpenTransaction:
+    """Return psycopg's block, with a bound for its statements that is sent together with BEGIN."""
+    block = OpenTransaction(conn)
+    if statement_timeout is not None:
+        milliseconds = max(int(min(statement_timeout, LONGEST_TIMEOUT) * 1000), 1)
+        block.with_begin = f"SET LOCAL statement_timeout = {milliseconds}".encode()
+    return block
 
 
 class Block:
@@ -95,7 +81,7 @@ class Block:
     ) -> None:
         self._conn = conn
         self._options = options
-        self._transaction = _Transaction(conn, statement_timeout)
+        self._transaction = _transaction(conn, statement_timeout)
         self._before = conn.isolation_level, conn.read_only, conn.deferrable
         self._place: Place | None = None
         self.doubtful: Mark | None = None

@@ -163,14 +163,3 @@ def test_a_cursor_that_was_used_keeps_no_connection_alive(dsn: str) -> None:
         assert gone() is None
     finally:
         gc.enable()
-
-
-def test_a_psycopg_whose_cursors_keep_more_initialises_them_itself(
-    dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(geventpg.connection.quick_cursor, "_KNOWN_FIELDS", False)
-    with geventpg.Connection.connect(dsn) as conn:
-        cursor = conn.cursor()
-        cursor.adapters.register_loader("text", Loud)
-        assert value(cursor, "select %s", ("Text",)) == "TEXT"
-        assert value(conn, "select %s", ("Text",)) == "Text"

@@ -15,7 +15,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row, namedtuple_row
 
 import geventpg
-from geventpg.connection.prepared import forget_all
+from geventpg.connection.prepared import distrust_all
 from tests.connection.comparison import assert_same, describe, note_error
 from tests.connection.helpers import Attempt
 from tests.support import wait_until
@@ -277,7 +277,7 @@ def test_being_forgotten_while_it_runs_does_not_hurt_a_statement(connect, backen
     learn(conn, SLOW, NAP)
     slow = Attempt(conn.execute, SLOW, (0.1,))
     wait_until(lambda: [b for b in backends() if b.state == "active"])
-    forget_all(conn)  # as the pool has it done when another connection finds a changed table
+    distrust_all(conn)  # as the pool has it done when another connection finds a changed table
     assert slow.join().error is None
     assert slow.result.fetchone() == (1,)
     conn.commit()

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 import geventpg
-from geventpg.connection.adoption import adopt, cooperative
+from geventpg.connection.connection import adopt, cooperative
 from tests.connection.helpers import Attempt, Ticker, active
 from tests.support import wait_until
 

@@ -68,7 +68,7 @@ class StatementResult:
 
     __module__ = "geventpg"
 
-    __slots__ = ("_rows", "description", "error", "index", "rowcount", "statusmessage")
+    __slots__ = ("description", "error", "fetched", "index", "rowcount", "statusmessage")
 
     def __init__(self, index: int, error: Exception | None = None) -> None:
         self.index = index
@@ -81,14 +81,15 @@ class StatementResult:
         """What the server calls it, such as ``INSERT 0 1``; set means that it was executed."""
         self.description: list[Column] | None = None
         """The columns, ``None`` if the statement returns no rows."""
-        self._rows: list[Any] = []
+        self.fetched: list[Any] = []
+        """The rows, also where `error` is set."""
 
     @property
     def rows(self) -> list[Any]:
         """The rows, made by the row factory; empty if there are none. Raise `error` if set."""
         if self.error is not None:
             raise self.error
-        return self._rows
+        return self.fetched
 
     def __repr__(self) -> str:
         state = type(self.error).__name__ if self.error is not None else self.statusmessage
@@ -107,3 +108,13 @@ def check_statement(query: bytes) -> None:
             "a batch cannot begin or end a transaction: it is one, or, with atomic=False, each"
             " of its statements is"
         )
+
+
+def with_index(error: Exception, index: int | None = None) -> Exception:
+    """Say in ``error.index`` which statement it is about, ``None`` if that is not known."""
+    if index is None and hasattr(error, "index"):
+        return error
+    error.index = index  # type: ignore[attr-defined]
+    if index is not None and hasattr(error, "add_note"):
+        error.add_note(f"statement {index} of the batch, counted from 0")
+    return error

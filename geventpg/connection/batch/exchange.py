@@ -17,19 +17,21 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import Column, errors, pq
-from psycopg._preparing import Key, Prepare
-from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen
-from psycopg.adapt import Transformer
 from psycopg.waiting import Ready, Wait
 
-from geventpg.connection.cursor import Cursor
-from geventpg.connection.prepared import is_unusable
-from geventpg.connection.session_end import ends_session
+from geventpg.connection.loss import ends_session
+from geventpg.connection.prepared import Sent, answered, is_unusable, send, was_not_prepared
+from geventpg.connection.psycopg_internals import (
+    PostgresQuery,
+    converted_by,
+    encoding_of,
+    show_answers,
+)
 from geventpg.connection.wire import COPIES, PIPELINE_SYNC, take_in
 from geventpg.errors import CommitUnknown, NotExecuted
 
-from .batch import Queued, StatementResult, check_statement
+from .batch import Queued, StatementResult, check_statement, with_index
 
 OK = pq.ConnStatus.OK
 BAD = pq.ConnStatus.BAD
@@ -38,7 +40,8 @@ TUPLES_OK = pq.ExecStatus.TUPLES_OK
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 PIPELINE_ABORTED = pq.ExecStatus.PIPELINE_ABORTED
 
-# A portion: so many bytes of parameters and text, or statements, and others have their turn.
+# A portion ends at this number of bytes of parameters and text, or of statements. Then other
+# greenlets have their turn.
 _BYTES = 65_536
 _STATEMENTS = 128
 
@@ -46,15 +49,13 @@ _Results = list[pq.abc.PGresult]
 _Columns = tuple[tuple[bytes | None, int, int], ...]
 
 
-class _Sent(NamedTuple):
-    """A statement on its way."""
+class _OnItsWay(NamedTuple):
+    """A statement that was sent."""
 
     number: int
     cur: psycopg.Cursor[Any]
     pgq: PostgresQuery
-    prep: Prepare
-    name: bytes
-    key: Key | None
+    sent: Sent
 
 
 class Exchange:
@@ -68,7 +69,7 @@ class Exchange:
 
     def __init__(
         self,
-        conn: psycopg.Connection[Any],
+        conn: Any,
         statements: Sequence[Queued],
         *,
         begin: bytes | None = None,
@@ -88,7 +89,7 @@ class Exchange:
         self._handed = 0
         self._complete = False
         self._expected: deque[tuple[bool, Callable[[_Results], None]]] = deque()
-        """Who takes the next answer; whether it is that to a Sync."""
+        """What takes each answer that is to come, and whether it is the answer to a Sync."""
         self._parts: _Results = []
         self._executed: StatementResult | None = None
         self._descriptions: dict[_Columns, list[Column]] = {}
@@ -116,7 +117,7 @@ class Exchange:
                 self._take_last_words()
             raise
         finally:
-            # Interrupted while something runs: `heal` ends it and does this.
+            # Interrupted while something runs: `end_statement` ends it and does this.
             if pgconn.status == OK and pgconn.transaction_status != ACTIVE:
                 pgconn.exit_pipeline_mode()
 
@@ -191,27 +192,20 @@ class Exchange:
             cur: psycopg.Cursor[Any] = conn.cursor(
                 row_factory=statement.row_factory or conn.row_factory, binary=statement.binary
             )
-            if isinstance(cur, Cursor):
-                cur._start(statement.query)
-            else:
-                cur._tx = Transformer(cur)
-            pgq = cur._convert_query(statement.query, statement.params)
+            pgq = converted_by(cur, statement.query, statement.params)
             check_statement(pgq.query)
-            prep, name = cur._get_prepared(pgq, self._prepare)
-            if prep is Prepare.SHOULD:
-                cur._send_prepare(name, pgq)
-                self._expect(partial(self._take_prepared, index, pgq, name))
-            if prep is Prepare.NO:
-                cur._execute_send(pgq, force_extended=True)
-            else:
-                cur._send_query_prepared(name, pgq)
+            prepare = self._prepare
+            if isinstance(cur, psycopg.ClientCursor):
+                pgq.params, prepare = None, False  # they are in the text
+            sent = send(self._pgconn, conn.prepared, pgq, prepare, cur.format)
         except Exception as error:
             if self._pgconn.status == BAD:
                 raise
             self._fail(index, error)
             return 0
-        key = conn._prepared.maybe_add_to_cache(pgq, prep, name)
-        self._expect(partial(self._take_executed, _Sent(index, cur, pgq, prep, name, key)))
+        if sent.prepares:
+            self._expect(partial(self._take_prepared, index, pgq, sent))
+        self._expect(partial(self._take_executed, _OnItsWay(index, cur, pgq, sent)))
         if self._independent:
             self._pgconn.pipeline_sync()
             self._expect(self._take_sync, sync=True)
@@ -277,25 +271,20 @@ class Exchange:
         if results[-1].status == FATAL_ERROR:
             self._fail(None, self._error(results))
 
-    def _take_prepared(
-        self, index: int, pgq: PostgresQuery, name: bytes, results: _Results
-    ) -> None:
+    def _take_prepared(self, index: int, pgq: PostgresQuery, sent: Sent, results: _Results) -> None:
         if results[-1].status in (FATAL_ERROR, PIPELINE_ABORTED):
-            names, key = self._conn._prepared._names, (pgq.query, pgq.types)
-            if names.get(key) == name:
-                del names[key]
+            was_not_prepared(self._conn.prepared, (pgq.query, pgq.types), sent.name)
         if results[-1].status == FATAL_ERROR:
             self._fail(index, self._error(results), pgq)
 
-    def _take_executed(self, sent: _Sent, results: _Results) -> None:
-        index, cur, pgq, prep, name, key = sent
-        if key is not None:
-            self._conn._prepared.validate(key, prep, name, results)
+    def _take_executed(self, statement: _OnItsWay, results: _Results) -> None:
+        index, cur, pgq, sent = statement
+        answered(self._conn.prepared, sent, results)
         status = results[-1].status
         if status == PIPELINE_ABORTED:
             return
         if status == FATAL_ERROR:
-            self._fail(index, self._error(results), None if prep is Prepare.NO else pgq)
+            self._fail(index, self._error(results), pgq if sent.uses_prepared else None)
             return
         result = StatementResult(index)
         try:
@@ -314,8 +303,7 @@ class Exchange:
     def _load(self, result: StatementResult, cur: psycopg.Cursor[Any], results: _Results) -> None:
         command_status = results[-1].command_status
         result.statusmessage = command_status.decode() if command_status else None
-        cur._check_results(results)
-        cur._set_results(results)
+        show_answers(cur, results)
         result.rowcount = cur.rowcount
         pgresult = results[-1]
         if pgresult.status == TUPLES_OK:
@@ -327,7 +315,7 @@ class Exchange:
             if known is None:
                 known = self._descriptions[columns] = cur.description or []
             result.description = known
-            result._rows = cur.fetchall()
+            result.fetched = cur.fetchall()
 
     def _take_value(self, results: _Results) -> None:
         if results[-1].status == FATAL_ERROR:
@@ -346,7 +334,7 @@ class Exchange:
             self._executed = None
 
     def _error(self, results: _Results) -> psycopg.Error:
-        return errors.error_from_result(results[-1], encoding=self._pgconn._encoding)
+        return errors.error_from_result(results[-1], encoding=encoding_of(self._pgconn))
 
     def _fail(self, index: int | None, error: Exception, pgq: PostgresQuery | None = None) -> None:
         with_index(error, index)
@@ -357,13 +345,3 @@ class Exchange:
             self.failure = error
             if pgq is not None and is_unusable(error):
                 self.stale = pgq
-
-
-def with_index(error: Exception, index: int | None = None) -> Exception:
-    """Say in ``error.index`` which statement it is about, ``None`` if that is not known."""
-    if index is None and hasattr(error, "index"):
-        return error
-    error.index = index  # type: ignore[attr-defined]
-    if index is not None and hasattr(error, "add_note"):
-        error.add_note(f"statement {index} of the batch, counted from 0")
-    return error

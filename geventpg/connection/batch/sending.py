@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg import pq
 
+from geventpg.connection.abc import BatchLink
 from geventpg.connection.commit import NUMBER, Mark, place_of, settle
 from geventpg.connection.pooler import is_pooled
-from geventpg.connection.prepared import forget, heal_or_raise
+from geventpg.connection.prepared import heal_or_raise, note_unusable
+from geventpg.connection.psycopg_internals import SENDS_BATCHES, begin_command_of, rollback_gen
+from geventpg.connection.wire import ask_gen
 from geventpg.errors import CommitUnknown, StaleStatement
 
-from .batch import Batch, Queued, StatementResult
-from .exchange import Exchange, with_index
-
-if TYPE_CHECKING:
-    from geventpg.connection.base import BindableConnection
+from .batch import Batch, Queued, StatementResult, with_index
+from .exchange import Exchange
+from .one_by_one import execute_all, execute_each
 
 IDLE = pq.TransactionStatus.IDLE
 INTRANS = pq.TransactionStatus.INTRANS
@@ -26,9 +27,7 @@ OK = pq.ConnStatus.OK
 BAD = pq.ConnStatus.BAD
 
 
-def send_here(
-    conn: BindableConnection[Any], batch: Batch, *, atomic: bool
-) -> list[StatementResult]:
+def send_here(conn: BatchLink, batch: Batch, *, atomic: bool) -> list[StatementResult]:
     """Send *batch* on *conn*, in its transaction if there is one or it opens them itself."""
     pgconn = conn.pgconn
     if pgconn.pipeline_status:
@@ -41,6 +40,8 @@ def send_here(
         if not (idle and conn.autocommit) and pgconn.status == OK:
             raise _not_alone()
         return _send_independently(conn, statements)
+    if not SENDS_BATCHES:
+        return execute_all(conn, statements, commit=idle and conn.autocommit)
     delivery = Delivery(conn, statements, begin=idle, commit=idle and conn.autocommit)
     try:
         return delivery.run()
@@ -52,7 +53,7 @@ def send_here(
 
 
 def send_on(
-    checkout: Callable[[], AbstractContextManager[BindableConnection[Any]]],
+    checkout: Callable[[], AbstractContextManager[BatchLink]],
     connection: Callable[[float], Any],
     batch: Batch,
     *,
@@ -73,9 +74,13 @@ def send_on(
                 if not atomic:
                     raise _not_alone()
                 with conn.transaction():
+                    if not SENDS_BATCHES:
+                        return execute_all(conn, statements, commit=False)
                     return Delivery(conn, statements, begin=False, commit=False).run()
             if not atomic:
                 return _send_independently(conn, statements)
+            if not SENDS_BATCHES:
+                return execute_all(conn, statements, commit=True)
             place = None if conn.read_only else place_of(conn)
             mark = Mark(None, place)
             delivery = Delivery(conn, statements, begin=True, commit=True, mark=mark)
@@ -106,7 +111,7 @@ class Delivery:
 
     def __init__(
         self,
-        conn: BindableConnection[Any],
+        conn: BatchLink,
         statements: Sequence[Queued],
         *,
         begin: bool,
@@ -138,10 +143,10 @@ class Delivery:
 
     def _execute(self) -> None:
         conn = self._conn
-        conn._look_for_pooler()
-        with conn._measuring_batch(self._statements):
+        conn.look_for_pooler()
+        with conn.measuring_batch(self._statements):
             exchange = self._exchange_healing()
-        if conn._prepared._to_flush:
+        if conn.prepared.to_flush:
             _maintain(conn)
         self.results = exchange.results
         if self._mark is not None:
@@ -155,16 +160,16 @@ class Delivery:
         if exchange.stale is not None and self._begin and conn.pgconn.status == OK:
             # Nothing was done but what can be done again: once more, with nothing prepared.
             assert isinstance(exchange.failure, psycopg.Error)
-            forget(conn, exchange.failure, exchange.stale.query)
+            note_unusable(conn, exchange.failure, exchange.stale.query)
             heal_or_raise(conn, exchange.failure, possible=True)
-            conn.wait(conn._exec_command(b"ROLLBACK"))
+            conn.wait(ask_gen(conn.pgconn, b"ROLLBACK"))
             exchange = self._exchange(False)
         error = exchange.failure
         if error is None and conn.pgconn.transaction_status != INTRANS:
             error = psycopg.ProgrammingError("a statement of the batch ended its transaction")
         if error is not None and exchange.stale is not None:
             assert isinstance(error, psycopg.Error)
-            forget(conn, error, exchange.stale.query)
+            note_unusable(conn, error, exchange.stale.query)
             try:
                 heal_or_raise(conn, error, possible=False)
             except StaleStatement as stale:
@@ -179,7 +184,7 @@ class Delivery:
         exchange = Exchange(
             conn,
             self._statements,
-            begin=conn._get_tx_start_command() if self._begin else None,
+            begin=begin_command_of(conn) if self._begin else None,
             end=NUMBER if self._mark is not None and not conn.read_only else None,
             prepare=prepare,
         )
@@ -189,7 +194,7 @@ class Delivery:
     def _end(self) -> None:
         conn = self._conn
         try:
-            conn.wait(conn._commit_gen())
+            conn.wait(ask_gen(conn.pgconn, b"COMMIT"))
         except psycopg.Error:
             if conn.pgconn.status != OK:
                 self.doubtful = self._mark or Mark(None, None)
@@ -201,16 +206,16 @@ class Delivery:
             return
         try:
             with suppress(psycopg.Error):  # the error that led here says more
-                conn.wait(conn._rollback_gen())
+                conn.wait(rollback_gen(conn))
         finally:
             if conn.pgconn.transaction_status != IDLE:
                 conn.discard()
 
 
-def _send_independently(
-    conn: BindableConnection[Any], statements: Sequence[Queued]
-) -> list[StatementResult]:
-    # Nothing is prepared: one that is lost could not be repeated in its place.
+def _send_independently(conn: BatchLink, statements: Sequence[Queued]) -> list[StatementResult]:
+    if not SENDS_BATCHES:
+        return execute_each(conn, statements)
+    # Do not prepare: a lost prepared statement could not run again at its position in the batch.
     exchange = Exchange(conn, statements, prepare=False, independent=True)
     try:
         # A pooler may give the server to somebody else between two transactions on their way,
@@ -222,16 +227,16 @@ def _send_independently(
         exchange.lose(error)
         return exchange.results
     with conn.lock:
-        with conn._measuring_batch(statements) as results:
+        with conn.measuring_batch(statements) as results:
             _run(conn, exchange)
             results.extend(exchange.results)
-        if conn._prepared._to_flush:
+        if conn.prepared.to_flush:
             with suppress(psycopg.Error):  # the results are there, and the connection is dropped
                 _maintain(conn)
     return exchange.results
 
 
-def _run(conn: BindableConnection[Any], exchange: Exchange) -> None:
+def _run(conn: BatchLink, exchange: Exchange) -> None:
     """Run *exchange*; it knows what became of it if the connection is lost."""
     try:
         conn.wait(exchange.run_gen())
@@ -241,11 +246,11 @@ def _run(conn: BindableConnection[Any], exchange: Exchange) -> None:
         exchange.lose(error)
 
 
-def _maintain(conn: BindableConnection[Any]) -> None:
+def _maintain(conn: BatchLink) -> None:
     """Deallocate what psycopg wants to be rid of, before anything is prepared again."""
-    prepared = conn._prepared
-    if None in prepared._to_flush:  # all of them, also what was prepared behind that decision
-        prepared._names.clear()
+    prepared: Any = conn.prepared
+    if None in prepared.to_flush:  # all of them, also what was prepared behind that decision
+        prepared.names.clear()
     conn.wait(prepared.maintain_gen(conn))
 
 
