@@ -31,7 +31,7 @@ MOST_REACHES = 36
 MOST_IN_CIRCLES = 0
 NOT_YET: set[str] = set()
 """Files that import from above, from before the rooms were made. The list only gets shorter."""
-MOST_LINES = 78
+MOST_LINES = 74
 MOST_PARAMETERS = 26
 
 ENTRIES = {"__init__.py", "__main__.py", "py.typed", "errors.py"} | {
