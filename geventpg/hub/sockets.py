@@ -6,7 +6,6 @@ ready, in the same bits. libev uses the same two bits.
 
 from __future__ import annotations
 
-import _socket  # which gevent does not patch
 import select
 import sys
 from collections.abc import Callable, Generator
@@ -260,23 +259,6 @@ class Watch:
         if error is not None and self._on_stopped is not None:
             on_stopped, self._on_stopped = self._on_stopped, None
             self._hub.loop.run_callback(on_stopped, error())
-
-    def wait_for_bytes(self, number: int) -> bool:
-        """Have the socket count as readable when so many bytes are there, or its end.
-
-        Return whether that is so now: kinds of sockets that do not have it may refuse.
-        """
-        if self.stopped:
-            return False  # its number may be another socket's by now
-        # Only borrows the file descriptor. The family is of no importance.
-        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, self.fd)
-        try:
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, number)
-        except OSError:
-            return False
-        finally:
-            sock.detach()
-        return True
 
     @property
     def waiting(self) -> bool:

@@ -270,11 +270,6 @@ class Pipes:
         if self._timed:
             self.look_at(max(min(call.deadline for call in self._timed), now + 0.005))
         for pipe in list(self.pipes):
-            if pipe.gathering.handfuls:
-                if now >= pipe.head_since + HEAD_LIMIT:
-                    pipe.gathering.stop()
-                else:
-                    self.look_at(pipe.head_since + HEAD_LIMIT)
             if pipe.queue and pipe.sent:
                 if pipe.is_stuck(now):
                     pipe.stale_at = now

@@ -29,7 +29,6 @@ from geventpg.connection.wire import PIPELINE_SYNC, answers_of, last_words
 from geventpg.errors import CommitUnknown
 
 from .costs import COSTLY
-from .gathering import Gathering
 from .plan import MOVED, REPEATED, SET_APART, Call, Planner
 from .sending import HEAD_LIMIT, PORTION, ROOM_FOR_PORTION, Sending
 
@@ -66,7 +65,6 @@ class Pipe(Sending):
         self.cancelling = False
         self.progress = hub.Alarm()
         """Rings when answers came while a statement is cancelled."""
-        self.gathering = Gathering(conn.watch)
         self._cancelled: Call | None = None
         self._answer: deque[pq.abc.PGresult] = deque()
         """What came of the answer to the first of those sent."""
@@ -141,23 +139,10 @@ class Pipe(Sending):
             if not self.dead:
                 if self.queue:
                     self._send_portion()
-                self._gather(elapsed / len(done))
                 if now - self._since > FAIR_SHARE and self.taking and pipes.lender.is_wanted_back():
                     self.retire()
                 if not self.sent or pipes.homeless:
                     self.settle()
-
-    def _gather(self, seconds: float) -> None:
-        """Wait for several answers at once, if it is certain that they come, and soon.
-
-        So long the last ones took.
-        """
-        if self._pgconn.status == BAD:
-            return  # libpq closed the socket
-        outstanding = len(self.sent) if self._end_writing is None else 0
-        self.gathering.consider(outstanding, seconds)
-        if self.gathering.handfuls:
-            self._pipes.look_at(self.head_since + HEAD_LIMIT)
 
     def _take(self, answers: list[list[pq.abc.PGresult]]) -> list[Call]:
         """Give each answer to its statement; return those that are complete."""
@@ -248,7 +233,6 @@ class Pipe(Sending):
         """Tell whether the server is at one statement for long."""
         if not self.sent or now - self.head_since < HEAD_LIMIT:
             return False
-        self.gathering.stop()
         if hub.poll(self.conn.watch.fd, hub.READ):
             # The answer is there, and the hub was late to look.
             self.stale_at = min(now + HEAD_LIMIT, self.lent.expires_at)
@@ -267,7 +251,6 @@ class Pipe(Sending):
     def _leave(self) -> None:
         """Give the connection back. It is at rest."""
         self.taking, self.dead = False, True
-        self.gathering.stop()
         conn = self.conn
         try:
             conn.pgconn.exit_pipeline_mode()
