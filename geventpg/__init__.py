@@ -17,9 +17,8 @@ from .errors import (
     WrongHub,
 )
 from .pool.pool import Pool
-from .registry.batch_named import send_batch
 from .registry.pools import close_all, configure, get_conn, get_pool, release_conn
-from .registry.statements_named import execute, fetch_all, fetch_one, fetch_val
+from .registry.shortcuts import execute, fetch_all, fetch_one, fetch_val, send_batch
 from .sql.statement import Statement
 from .statements.result import Result
 from .statements.stats import StatementStats

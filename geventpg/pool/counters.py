@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from geventpg.errors import ConnectRejected, PoolClosed, PoolTimeout
+from geventpg.statements.stats import Kind, statistics_of
 
-from .causes import Cause
-from .stats import BOUNDS, Histogram
+from .causes import EVICTIONS, RETIREMENTS, Cause
+from .stats import BOUNDS, Histogram, PoolStats
 
 
 class Recorder:
@@ -103,19 +107,36 @@ class Counters:
         elif not isinstance(error, PoolClosed):
             self.interrupted += 1
 
-    def by_name(self) -> dict[str, int]:
-        """Return what ``get_stats()`` has of them, by the names it uses."""
+    @property
+    def created(self) -> int:
+        """Connections that were opened."""
+        return sum(self.connect.counts)
+
+    @property
+    def evicted(self) -> Mapping[str, int]:
+        """Connections of no more use, by cause."""
+        return MappingProxyType({cause.value: self.left[cause] for cause in EVICTIONS})
+
+    @property
+    def retired(self) -> Mapping[str, int]:
+        """Connections whose end was planned, by cause."""
+        return MappingProxyType({cause.value: self.left[cause] for cause in RETIREMENTS})
+
+    def counted(self) -> dict[str, Any]:
+        """Return the counters of `PoolStats`, by the names that they have there."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def of_psycopg_pool(self) -> dict[str, int]:
+        """Return the counters that psycopg_pool's ``get_stats()`` has and `PoolStats` has not."""
         return {
-            "requests_num": self.requests,
-            "requests_queued": self.queued,
             "requests_wait_ms": int(1000 * self.wait.sum),
             "requests_errors": self.request_errors,
             "usage_ms": int(1000 * self.usage_seconds),
             "returns_bad": self.returns_bad,
             "connections_num": self.connect_attempts,
             "connections_ms": int(1000 * self.connect.sum),
-            "connections_errors": self.connect_errors,
             "connections_lost": self.connections_lost,
-            "statements_healed": self.healed,
-            "statements_lost": self.lost,
         }
+
+
+_COUNTED = tuple(one.name for one in statistics_of(PoolStats) if one.kind is Kind.COUNTER)

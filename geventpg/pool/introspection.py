@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,16 +17,16 @@ from psycopg import pq
 
 from geventpg.sql.reading import read_text
 from geventpg.sql.text import text_of
+from geventpg.statements.stats import Kind, StatementStats
 
-from .causes import EVICTIONS, RETIREMENTS
 from .core import Core
+from .counters import Counters
 from .slots import Slot
-from .stats import Histogram, Holder, PoolStats, Waiter
+from .stats import STATISTICS, Histogram, Holder, PoolStats, Waiter
 from .work import work_of
 
 if TYPE_CHECKING:
     from geventpg.statements.pipe import Pipe
-    from geventpg.statements.stats import StatementStats
 
 _COMMANDS = {"commit": "COMMIT", "rollback": "ROLLBACK"}
 
@@ -50,20 +50,7 @@ def stats(core: Core, statements: StatementStats) -> PoolStats:
         waiting=len(core.waiting),
         longest_hold=max((now - slot.since for slot in bag.taken()), default=0.0),
         longest_wait=max((now - waiter.since for waiter in core.waiting), default=0.0),
-        requests=counters.requests,
-        queued=counters.queued,
-        timed_out=counters.timed_out,
-        shed=counters.shed,
-        rejected=counters.rejected,
-        interrupted=counters.interrupted,
-        created=sum(counters.connect.counts),
-        connect_errors=counters.connect_errors,
-        evicted=MappingProxyType({c.value: counters.left[c] for c in EVICTIONS}),
-        retired=MappingProxyType({c.value: counters.left[c] for c in RETIREMENTS}),
-        healed=counters.healed,
-        lost=counters.lost,
-        cancelled=counters.cancelled,
-        leaked=counters.leaked,
+        **counters.counted(),
         statements=statements,
         wait=Histogram((first + max(at_once, 0), *others), counters.wait.sum),
         connect=counters.connect.snapshot(),
@@ -71,6 +58,16 @@ def stats(core: Core, statements: StatementStats) -> PoolStats:
         hold=None if hold is None else Histogram(tuple(hold), counters.usage_seconds),
         statement=None if counters.statement is None else counters.statement.snapshot(),
     )
+
+
+def by_key(stats: PoolStats, counters: Counters) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the counters, and the rest, of ``get_stats()`` by their keys there."""
+    counted: dict[str, int] = counters.of_psycopg_pool()
+    others: dict[str, int] = {}
+    for one in STATISTICS:
+        if one.key is not None:
+            (counted if one.kind is Kind.COUNTER else others)[one.key] = one.of(stats)
+    return counted, others
 
 
 def holders(core: Core, pipes: Iterable[Pipe]) -> tuple[Holder, ...]:

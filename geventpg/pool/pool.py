@@ -801,14 +801,15 @@ class Pool(ConnectionPool[CT]):
         executed all the same; ``statements_lost``: those that took their transaction along. The
         other ``statements_`` keys are those of `StatementStats`. `stats` tells more.
         """
-        return self._since_popped(self._counters_by_name())
+        counters, others = introspection.by_key(self.stats(), self._counters)
+        popped = self._popped
+        return {**{key: value - popped.get(key, 0) for key, value in counters.items()}, **others}
 
     def pop_stats(self) -> dict[str, int]:
         """Like `get_stats`, and set the counters to zero; those of `stats` run on."""
-        counters = self._counters_by_name()
-        stats = self._since_popped(counters)
-        self._popped = counters
-        return stats
+        shown = self.get_stats()
+        self._popped, _ = introspection.by_key(self.stats(), self._counters)
+        return shown
 
     def stats(self) -> PoolStats:
         """Return sizes, counters and histograms of this instant. Does not block or switch.
@@ -879,21 +880,6 @@ class Pool(ConnectionPool[CT]):
         self._tells_waits = "waited" in self._listeners.kinds
         self._observer.measure(core, timings=self._timings)
         self._hold_counts = core.counters.hold if self._timings else None
-
-    def _since_popped(self, counters: dict[str, int]) -> dict[str, int]:
-        popped = self._popped
-        return {
-            **{key: value - popped.get(key, 0) for key, value in counters.items()},
-            "pool_min": self.min_size,
-            "pool_max": self.max_size,
-            "pool_size": self._core.bag.size,
-            "pool_available": len(self._idle),
-            "requests_waiting": len(self._queue),
-            **self._pipes.stats().measures(),
-        }
-
-    def _counters_by_name(self) -> dict[str, int]:
-        return {**self._counters.by_name(), **self._pipes.stats().counters()}
 
     # -- what the rooms around the pool use ----------------------------------------------------
 

@@ -118,18 +118,3 @@ class StatementStats:
     connections: int = statistic(
         Kind.GAUGE, "Connections that carry single statements.", key="statements_connections"
     )
-
-    def counters(self) -> dict[str, int]:
-        """Return the counters, by the names of ``get_stats()``."""
-        return _by_key(self, Kind.COUNTER)
-
-    def measures(self) -> dict[str, int]:
-        """Return what goes up and down, by the names of ``get_stats()``."""
-        return _by_key(self, Kind.GAUGE)
-
-
-def _by_key(stats: StatementStats, kind: Kind) -> dict[str, int]:
-    return {one.key: one.of(stats) for one in _STATISTICS if one.kind is kind and one.key}
-
-
-_STATISTICS = tuple(statistics_of(StatementStats))

@@ -1,4 +1,7 @@
-"""`execute`, `fetch_all`, `fetch_one`, `fetch_val`: single statements on named pools."""
+"""Methods of a pool as functions that take its name: single statements and batches.
+
+They work in processes without gevent too, whose pools are psycopg_pool's and lack these methods.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from psycopg.errors import QueryCanceled
 from psycopg.rows import RowFactory
 from psycopg_pool import ConnectionPool
 
+from geventpg.connection.batch.batch import Batch, StatementResult
+from geventpg.connection.batch.sending import send_on
 from geventpg.pool.pool import Pool
 from geventpg.statements.alone import (
     Alone,
@@ -46,8 +51,8 @@ def execute(
 ) -> Result[Any]:
     """Execute one statement on pool *name*, as `Pool.execute` does; return its `Result`.
 
-    It is a transaction of its own, also inside one of this greenlet, of which it is no part. In
-    processes without gevent it works too, on a connection of its own.
+    It is a transaction of its own, even if this greenlet has one open. In processes without gevent
+    it is executed on a connection of its own.
     """
     pool: ConnectionPool[Any] = registry.get_pool(name)
     if isinstance(pool, Pool):
@@ -99,6 +104,18 @@ def fetch_val(
     if isinstance(pool, Pool):
         return pool.fetch_val(query, params, **options)
     return _run_alone(pool, one_value, query, params, None, **options)
+
+
+def send_batch(
+    batch: Batch, name: str = "default", *, atomic: bool = True
+) -> list[StatementResult]:
+    """Send the statements of *batch* together, on the greenlet's connection of pool *name*.
+
+    As with `Pool.send_batch` the batch is a transaction of its own; inside a transaction of this
+    greenlet it is a savepoint there.
+    """
+    pool = registry.get_pool(name)
+    return send_on(partial(registry.holding, name), pool.connection, batch, atomic=atomic)
 
 
 def _run_alone(
