@@ -272,3 +272,13 @@ def test_a_bare_class_of_connections_can_be_used(make_pool):
         pass
 
     assert rows(make_pool(connection_class=Own).send_batch(numbers(2))) == [[(0,)], [(1,)]]
+
+
+@each_way
+def test_a_copy_that_the_server_does_alone_can_be_in_a_batch(pool, done, atomic):
+    batch = batch_of((INSERT, (1, "x")), "copy (select 1 from things) to '/dev/null'", "select 7")
+    inserted, copied, selected = pool.send_batch(batch, atomic=atomic)
+    assert inserted.error is None
+    assert copied.statusmessage == "COPY 1"
+    assert selected.rows == [(7,)]
+    assert done("x") == [1]
