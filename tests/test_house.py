@@ -232,7 +232,7 @@ def test_both_packages_were_read():
 
 
 DOOR = "geventpg.connection.psycopg_internals"
-NAME_PRIVATE_PARTS = {"celery_integration.remote", "geventpg.registry.stock"}
+NAME_PRIVATE_PARTS = {"celery_integration.remote"}
 """Files that still name private parts of psycopg, or of ours by the same names."""
 
 

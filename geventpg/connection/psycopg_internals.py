@@ -1,4 +1,4 @@
-"""The only file that names anything private of psycopg.
+"""The only file that names anything private of psycopg or psycopg_pool.
 
 Some of what geventpg does is not possible with psycopg's public names: sending BEGIN together with
 a statement, executing a statement again whose prepared form went stale, keeping what was found out
@@ -35,6 +35,8 @@ from psycopg.abc import ConnDict, PQGen, Query
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import Row
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import CT
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -169,6 +171,11 @@ FEATURES = {
         ),
         "holders() may not tell what a greenlet executes",
     ),
+    "places in psycopg_pool's pools": Feature(
+        ("ConnectionPool._lock", "ConnectionPool._nconns", "ConnectionPool._pool"),
+        "without gevent, a connection that is detached from its pool keeps its place there, and a"
+        " forked child may end the sessions of its parent",
+    ),
     "facts of connections": Feature(
         (
             *("Connection._autocommit", "Connection._pipeline", "PGconn._encoding"),
@@ -220,6 +227,7 @@ def _specimens() -> dict[str, Any]:
     found: dict[str, Any] = {
         "AdaptersMap": AdaptersMap,
         "PGconn": pq.PGconn,
+        "ConnectionPool": ConnectionPool(open=False),
         "ServerCursor": psycopg.ServerCursor,
         "_queries": _queries,
         "errors": errors,
@@ -958,3 +966,45 @@ sync_of: Callable[[pq.abc.PGconn], Callable[[], object]] = _find_sync()
 
 It tells nothing: a connection on which it fails is one on which the next flush fails too.
 """
+
+
+# -- psycopg_pool ----------------------------------------------------------------------------------
+
+
+class OpenPool(ConnectionPool[CT]):
+    """psycopg_pool's pool without its engine.
+
+    Users' tests and tools read a few of its private names. They find them here, made of our public
+    ones. The constructor is ours to write: psycopg_pool's would start an engine.
+    """
+
+    _sched_runner, _workers = None, []  # it has no threads
+
+    # psycopg_pool has plain attributes here, which it writes. Nothing writes these.
+    _pool: deque[CT] = property(lambda self: deque(self.idle_connections()))  # type: ignore[assignment]
+    _nconns: int = property(lambda self: self.get_stats()["pool_size"])  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        """Start no engine."""
+
+    def idle_connections(self) -> list[CT]:
+        """Return the idle connections, the most recently used last. They are to be looked at only.
+
+        Does not block or switch.
+        """
+        raise NotImplementedError
+
+
+KNOWS_STOCK_POOLS = is_on("places in psycopg_pool's pools")
+
+
+def give_place_back(pool: ConnectionPool[Any]) -> None:
+    """Let psycopg_pool's own *pool* open a connection in place of one that leaves it for good."""
+    if KNOWS_STOCK_POOLS:
+        with pool._lock:
+            pool._nconns -= 1
+
+
+def idle_in(pool: ConnectionPool[Any]) -> list[psycopg.Connection[Any]]:
+    """Return the idle connections of psycopg_pool's own *pool*; none if that is not known."""
+    return list(pool._pool) if KNOWS_STOCK_POOLS else []

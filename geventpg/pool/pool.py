@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import warnings
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
@@ -25,7 +24,6 @@ from gevent import getcurrent
 from psycopg.abc import Params, Query, QueryNoTemplate
 from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory
-from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
 
 from geventpg import hub
@@ -33,6 +31,7 @@ from geventpg.connection.abc import UNOBSERVED
 from geventpg.connection.batch.batch import Batch, StatementResult
 from geventpg.connection.batch.sending import send_on
 from geventpg.connection.connection import Connection
+from geventpg.connection.psycopg_internals import OpenPool
 from geventpg.conninfo.checks import check_conninfo
 from geventpg.conninfo.discretion import discreet
 from geventpg.errors import PoolClosed, PoolTimeout, TooManyRequests
@@ -83,7 +82,7 @@ def _setting(name: str) -> Any:
     return property(attrgetter(f"_settings.{name}"), set_it)
 
 
-class Pool(ConnectionPool[CT]):
+class Pool(OpenPool[CT]):
     """A pool of connections for the greenlets of one thread.
 
     A drop-in for ``psycopg_pool.ConnectionPool``: same constructor, defaults, methods,
@@ -899,15 +898,3 @@ class Pool(ConnectionPool[CT]):
     def check_hub(self) -> None:
         """Raise `WrongHub` unless the current greenlet can wait on this pool's hub."""
         self._core.check_hub()
-
-    # -- psycopg_pool's own names, which its users' tests and tools read ------------------------
-
-    _sched_runner, _workers = None, ()  # type: ignore[assignment]
-
-    @property
-    def _pool(self) -> deque[CT]:  # type: ignore[override]
-        return deque(self.idle_connections())
-
-    @property
-    def _nconns(self) -> int:  # type: ignore[override]
-        return self._core.bag.size

@@ -20,6 +20,7 @@ from psycopg_pool.abc import ConninfoParam
 from geventpg.connection.base import BindableConnection, bindable
 from geventpg.connection.connection import abandon_socket
 from geventpg.connection.loss import is_alive
+from geventpg.connection.psycopg_internals import give_place_back, idle_in
 from geventpg.pool.options import GEVENTPG_ONLY
 
 # Pools that were inherited through a fork. They are kept because the collection of such a pool
@@ -57,14 +58,13 @@ def detach(pool: ConnectionPool[Any], conn: psycopg.Connection[Any]) -> None:
 
     The pool may open another connection in its place.
     """
-    with pool._lock:
-        pool._nconns -= 1
+    give_place_back(pool)
     bindable(conn).pool = None
 
 
 def abandon(pool: ConnectionPool[Any]) -> None:
     """Give up a pool inherited through a fork: its sockets belong to the parent."""
-    for conn in list(pool._pool):
+    for conn in idle_in(pool):
         abandon_socket(conn)
     _graveyard.append(pool)
 

@@ -1,6 +1,6 @@
-"""The private names of psycopg, and where the source names them.
+"""The private names of psycopg and psycopg_pool, and where the source names them.
 
-Found by looking at psycopg's own classes, so that a new version of psycopg needs no new list.
+Found by looking at their own classes, so that a new version of psycopg needs no new list.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from contextlib import suppress
 from types import ModuleType
 
 import psycopg
+from psycopg_pool import ConnectionPool
+from psycopg_pool.base import BasePool
 
 from tests.support.house import ROOT, SourceFile
 
@@ -63,13 +65,14 @@ def names_of(classes: set[type]) -> set[str]:
     return found
 
 
-CLASSES = classes_of_psycopg()
+CLASSES = classes_of_psycopg() | {ConnectionPool, BasePool}
 OF_NAMED_TUPLES = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}
-NAMES = names_of(CLASSES) - OF_NAMED_TUPLES
+OF_CELERY = {"_tasks"}
+NAMES = names_of(CLASSES) - OF_NAMED_TUPLES - OF_CELERY
 
 HEIRS = {cls.__name__ for cls in CLASSES} | {
     *("OpenConnection", "OpenCursor", "OpenServerCursor", "OpenTransaction"),
-    *("BindableConnection", "ConnectingOnHub", "Connection", "Cursor"),
+    *("BindableConnection", "ConnectingOnHub", "Connection", "Cursor", "OpenPool", "Pool"),
 }
 """psycopg's classes, and those of ours that others descend from."""
 
