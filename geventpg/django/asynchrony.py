@@ -35,6 +35,13 @@ def tell_greenlets_apart() -> None:
     connections._connections = after
 
 
+def has_storage_of_greenlets() -> bool:
+    """Tell whether ``django.db.connections`` has a storage for each greenlet."""
+    # If it is asgiref's, there is the `threading.local` of the time of Django's import in it.
+    storage = connections._connections
+    return isinstance(getattr(storage, "_storage", storage), threading.local)
+
+
 def get_running_loop() -> AbstractEventLoop:
     """Do ``asyncio.get_running_loop``, but raise if another greenlet runs the loop."""
     loop = asyncio.get_running_loop()

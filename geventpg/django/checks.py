@@ -6,7 +6,6 @@ only.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +18,7 @@ from geventpg import hub
 from geventpg.connection.pooler import is_pooled
 
 from . import pools
+from .asynchrony import has_storage_of_greenlets
 from .wrapper import PooledWrapper, pooled_wrappers
 
 _ROOM = """
@@ -41,10 +41,7 @@ def check_patching(**_kwargs: Any) -> list[CheckMessage]:
                 id="geventpg.E001",
             )
         ]
-    # The storage is asgiref's; inside is the `threading.local` of the time of Django's import.
-    storage = connections._connections
-    storage = getattr(storage, "_storage", storage)
-    if not isinstance(storage, threading.local):
+    if not has_storage_of_greenlets():
         return [
             Error(
                 "gevent patched the standard library after Django was imported: all greenlets"

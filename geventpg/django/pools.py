@@ -6,7 +6,7 @@ The pool lives in geventpg's registry under the name of the alias.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -170,11 +170,8 @@ def configure(wrapper: Any) -> None:
     template.timezone_name = wrapper.timezone_name
     template.timezone = wrapper.timezone
     params = template.get_connection_params()
-    session = session_of(template, params)
     then = options.pop("configure", None)
-    options["configure"] = Session(
-        session.params, session.timezone, session.role, session.set_up, then
-    )
+    options["configure"] = replace(session_of(template, params), then=then)
     if settings_dict["CONN_HEALTH_CHECKS"]:
         options.setdefault("check", ConnectionPool.check_connection)
     # Django expects autocommit on a new connection, and turns it off where it needs that.
