@@ -24,7 +24,7 @@ from geventpg.connection.psycopg_internals import blocks_of
 from geventpg.errors import CommitUnknown
 from geventpg.registry import pools as registry
 
-from .transaction import Block, Options, StatementTimeout
+from .transaction import Block, Options, StatementBound
 from .transient import Attempts, is_transient
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def transaction(
     isolation_level: IsolationLevel | None = None,
     read_only: bool | None = None,
     deferrable: bool | None = None,
-    statement_timeout: StatementTimeout = None,
+    statement_timeout: StatementBound = None,
 ) -> Iterator[Connection[Any]]:
     """Run a block in a transaction on the greenlet's connection of pool *name*.
 
@@ -85,7 +85,7 @@ def run_in_transaction(
     isolation_level: IsolationLevel | None = None,
     read_only: bool | None = None,
     deferrable: bool | None = None,
-    statement_timeout: StatementTimeout = None,
+    statement_timeout: StatementBound = None,
     max_attempts: int = 5,
     timeout: float | None = None,
     idempotent: bool = False,
@@ -165,7 +165,7 @@ def retry(
     isolation_level: IsolationLevel | None = None,
     read_only: bool | None = None,
     deferrable: bool | None = None,
-    statement_timeout: StatementTimeout = None,
+    statement_timeout: StatementBound = None,
     max_attempts: int = 5,
     timeout: float | None = None,
     idempotent: bool = False,

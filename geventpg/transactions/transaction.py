@@ -23,7 +23,8 @@ OK = pq.ConnStatus.OK
 REMAINING = "remaining"
 LONGEST_TIMEOUT = (2**31 - 1) / 1000  # the server's
 
-StatementTimeout = float | Literal["remaining"] | None
+StatementBound = float | Literal["remaining"] | None
+"""The seconds that a statement may take; ``"remaining"``: what the unit of work has left."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Options:
     isolation_level: IsolationLevel | None
     read_only: bool | None
     deferrable: bool | None
-    statement_timeout: StatementTimeout
+    statement_timeout: StatementBound
 
     def __post_init__(self) -> None:
         bound = self.statement_timeout

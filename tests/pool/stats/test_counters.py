@@ -9,12 +9,13 @@ from functools import partial
 
 import gevent
 import psycopg
+import psycopg_pool
 import pytest
 
 from geventpg import Pool, PoolClosed, PoolTimeout, TooManyRequests
 from geventpg.pool.causes import EVICTIONS, RETIREMENTS, Cause
 from geventpg.pool.counters import Recorder
-from geventpg.pool.stats import BOUNDS, Histogram
+from geventpg.pool.stats import BOUNDS, STATISTICS, Histogram
 from tests.support.script import output_of
 from tests.support.waiting import wait_until
 
@@ -288,6 +289,27 @@ def test_pop_stats_sets_only_its_own_counters_back(make_pool):
 
 
 # -- timings -------------------------------------------------------------------------------------
+
+
+def test_get_stats_has_the_keys_of_psycopg_pool_and_those_of_the_table(make_pool, dsn):
+    with psycopg_pool.ConnectionPool(dsn, min_size=1) as stock:
+        stock.wait()
+        with stock.connection() as conn:
+            conn.execute("select 1")
+        theirs = set(stock.get_stats())
+    ours = {one.key for one in STATISTICS if one.key is not None}
+    shown = set(make_pool().get_stats())
+    assert theirs | ours <= shown
+    assert {key for key in shown - theirs if key.startswith("statements_")} <= ours
+
+
+def test_no_two_statistics_have_one_name():
+    for names in (
+        [one.name for one in STATISTICS],
+        [one.key for one in STATISTICS if one.key],
+        [(one.metric, one.name if one.label else "") for one in STATISTICS if one.metric],
+    ):
+        assert len(names) == len(set(names))
 
 
 def test_with_timings_holding_and_statements_are_measured(make_pool):
