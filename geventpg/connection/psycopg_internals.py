@@ -22,7 +22,7 @@ import logging
 import socket
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import ref
 
 import psycopg
+import psycopg_pool.base
 from psycopg import errors, generators, pq, waiting
 from psycopg.abc import ConnDict, PQGen, Query
 from psycopg.adapt import AdaptersMap, Transformer
@@ -983,6 +984,7 @@ class OpenPool(ConnectionPool[CT]):
     # psycopg_pool has plain attributes here, which it writes. Nothing writes these.
     _pool: deque[CT] = property(lambda self: deque(self.idle_connections()))  # type: ignore[assignment]
     _nconns: int = property(lambda self: self.get_stats()["pool_size"])  # type: ignore[assignment]
+    _waiting: deque[Any] = property(lambda self: deque(self.waiters()))  # type: ignore[assignment]
 
     def __init__(self) -> None:
         """Start no engine."""
@@ -993,6 +995,20 @@ class OpenPool(ConnectionPool[CT]):
         Does not block or switch.
         """
         raise NotImplementedError
+
+    def waiters(self) -> Sequence[object]:
+        """Return the waiters for a connection now, the first in line first."""
+        raise NotImplementedError
+
+
+def backoff() -> tuple[float, float, float]:
+    """Return psycopg_pool's first pause (s) between attempts, its growth, and its jitter."""
+    of = getattr(psycopg_pool.base, "AttemptWithBackoff", None)
+    return (
+        getattr(of, "INITIAL_DELAY", 1.0),
+        getattr(of, "DELAY_BACKOFF", 2.0),
+        getattr(of, "DELAY_JITTER", 0.1),
+    )
 
 
 KNOWS_STOCK_POOLS = is_on("places in psycopg_pool's pools")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from geventpg.connection.psycopg_internals import backoff
 from geventpg.conninfo.faults import Fault
 
 HURRY = 0.25
@@ -12,19 +13,19 @@ HURRY = 0.25
 MAX_DELAY = 30.0
 """Longest pause (s) between attempts while no greenlet waits for a connection."""
 
-_FIRST_DELAY, _GROWTH, _JITTER = 1.0, 2.0, 0.1
-
 
 class Backoff:
-    """Growing, jittered pauses: one second, two, four, as in psycopg_pool."""
+    """Growing, jittered pauses, psycopg_pool's: one second, two, four."""
 
     def __init__(self) -> None:
         self._delay = 0.0
 
-    def pause(self, *, longest: float = MAX_DELAY) -> float:
-        """Return the next pause (s), *longest* at most before the jitter."""
-        self._delay = min(self._delay * _GROWTH, MAX_DELAY) if self._delay else _FIRST_DELAY
-        return min(self._delay, longest) * random.uniform(1.0 - _JITTER, 1.0 + _JITTER)
+    def pause(self, *, short: bool = False) -> float:
+        """Return the next pause (s); if *short*, one like the first. The growth goes on."""
+        first, growth, jitter = backoff()
+        self._delay = min(self._delay * growth, MAX_DELAY) if self._delay else first
+        pause = min(self._delay, first) if short else self._delay
+        return pause * random.uniform(1.0 - jitter, 1.0 + jitter)
 
 
 class Outage:
@@ -51,8 +52,7 @@ class Outage:
             self._give_up_at = None
         elif self._give_up_at is None:
             self._give_up_at = now + self._reconnect_timeout
-        longest = _FIRST_DELAY if has_waiters else MAX_DELAY
-        self.next_at = now + self._backoff.pause(longest=longest)
+        self.next_at = now + self._backoff.pause(short=has_waiters)
         if self._give_up_at is not None:
             # The last attempt of a series is made at its very end, but never a busy loop.
             self.next_at = max(min(self.next_at, self._give_up_at), now + HURRY / 5)
