@@ -64,8 +64,11 @@ def _child_pids(state: Any) -> Iterable[int] | None:
     """Return the process ids of a prefork worker's children, ``None`` for other workers."""
     if not worker.is_prefork():
         return None
-    processes = getattr(state.consumer.pool._pool, "_pool", ())
-    return [process.pid for process in list(processes) if process.pid is not None]
+    try:
+        pids = state.consumer.pool.info["processes"]
+    except AttributeError:
+        return []  # the task pool was stopped
+    return [pid for pid in pids if pid is not None]
 
 
 def _told(answers: list[dict[str, Any]], failures: dict[int, str], done: str) -> dict[str, Any]:
