@@ -4,7 +4,7 @@ Before COMMIT a transaction is asked for its number. If the connection is lost w
 under way, a fresh connection is asked how that number ended:
 https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT.
 A number means something to the server that gave it only: after a fail-over the same number
-can belong to somebody else's transaction. So cluster and timeline must be the same.
+can belong to another transaction. So cluster and timeline must be the same.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def place_of(conn: Any) -> Place | None:
 
 
 def settle(mark: Mark, error: psycopg.Error, connection: Callable[[float], Any]) -> bool:
-    """Tell whether a COMMIT happened whose answer was lost; raise `CommitUnknown` if nobody can.
+    """Tell whether a COMMIT happened whose answer was lost; raise `CommitUnknown` if not known.
 
     *error* told of the loss, and tells from now on what is true. See `look_up`.
     """

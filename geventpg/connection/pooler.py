@@ -62,7 +62,7 @@ OF_ALL = Warnings("connection without a pool")
 
 
 def is_pooled(conn: Any) -> bool:
-    """Tell whether a pooler is in between; a round trip if nobody asked before.
+    """Tell whether a pooler is in between; a round trip unless it is known.
 
     Nothing is prepared behind one from then on, on a connection that is not ours neither. A
     transaction that was open is still open.

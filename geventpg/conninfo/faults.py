@@ -39,7 +39,7 @@ _REJECTED_TEXT = re.compile(
     r"|no password supplied|(?:role|database) \"[^\"]*\" does not exist"
     r"|certificate authentication failed|pg_hba\.conf rejects connection"
 )
-# TLS has its say before the server knows who asks; a certificate, name or file does not become
+# TLS is settled before the server knows the user; a certificate, name or file does not become
 # right by waiting. "unexpected eof" and the like are not here: that is a network that fails.
 _UNTRUSTED_TEXT = re.compile(
     r"certificate verify failed|does not match host name|does not support SSL, but SSL was required"

@@ -28,8 +28,8 @@ Greenlet = gevent.Greenlet
 READ = 1
 WRITE = 2
 
-# How long one greenlet may keep writing to a socket that is always ready (COPY, large
-# parameters) before the others get their turn.
+# Seconds for which one greenlet may keep writing to a socket that is always ready (COPY, large
+# parameters). Then the others get their turn.
 MAX_BUSY = 0.002
 
 # select.poll as it was before any monkey-patching: gevent's would switch.
@@ -59,7 +59,7 @@ class _News(NamedTuple):
 
 
 _NO_NEWS = _News(pending=False)
-"""Of a loop that calls back as soon as it knows (libuv)."""
+"""For a loop that calls back as soon as it knows of data (libuv)."""
 _THE_END = _News(pending=True)
 
 
@@ -100,8 +100,8 @@ class Watch:
         self._busy_since = 0.0
         self._read = self._hub.loop.io(fd, READ, ref=False)
         self.news: Any = self._read if hasattr(self._read, "pending") else _NO_NEWS
-        """`pending` tells that there is something to read, which the hub knows since its last poll
-        and has not come to yet, as others had their turns first; or that the watch is over."""
+        """`pending` tells that there is something to read: the hub knows that since its last poll
+        and has run other greenlets first. After `stop` it is always set."""
         self._read.start(on_stray)
 
     @property
@@ -130,7 +130,7 @@ class Watch:
                         current.switch if current.__class__ is Greenlet else switcher(current)
                     )
                     read.ref = True
-                    park = self._switch  # a method of somebody else's is found faster this way
+                    park = self._switch  # a cached bound method saves a lookup for each wait
                     try:
                         # Parked: anything can happen to the connection or to us here.
                         park()
@@ -209,7 +209,7 @@ class Watch:
         """Have the hub call *on_readable* whenever data is there, until `unattend`.
 
         For a connection that several greenlets use at once, so that none of them waits here.
-        *on_stopped* is told the error when somebody else closes the connection.
+        *on_stopped* is told the error when another greenlet closes the connection.
         """
         if self.paused:
             self.resume()
@@ -235,7 +235,7 @@ class Watch:
         return end
 
     def pause(self) -> None:
-        """Stop watching: data is there that nobody waits for and the loop would spin."""
+        """Stop watching: data is there that no greenlet reads, and the loop would spin."""
         self._read.stop()
         self.paused = True
 

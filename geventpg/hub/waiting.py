@@ -57,7 +57,7 @@ class Parked:
         return self.value
 
     def hand(self, value: Any) -> bool:
-        """Hand *value* over. Do not switch. Return ``False`` if nobody waits any more."""
+        """Hand *value* over. Do not switch. Return ``False`` if the greenlet waits no more."""
         waiting = self.greenlet
         if waiting is None or self.wake_up is not None:
             return False
@@ -87,13 +87,13 @@ class HubLock:
 
     def __init__(self) -> None:
         self.held = False
-        """Whether somebody holds it. Who is of its `thread` and finds it free may set it."""
+        """Whether a greenlet holds it. A greenlet of its `thread` that finds it free may set it."""
         self.thread = get_ident()
         self.queue: deque[Parked] = deque()
-        """Those who wait. Who holds it may unset `held` if there is nobody."""
+        """The greenlets that wait. The holder may unset `held` if there are none."""
 
     def locked(self) -> bool:
-        """Tell whether somebody holds the lock."""
+        """Tell whether a greenlet holds the lock."""
         return self.held
 
     def acquire(self) -> bool:
@@ -123,7 +123,7 @@ class HubLock:
         traceback: TracebackType | None,
     ) -> None:
         while self.queue:
-            # It stays held: handed over, so that nobody can barge in.
+            # It stays held: it is handed over, so that no newcomer can overtake the line.
             if self.queue.popleft().hand(True):
                 return
         self.held = False
@@ -157,7 +157,7 @@ class Alarm:
             self._parked.hand(True)
 
     def clear(self) -> None:
-        """Forget that it rang."""
+        """Take the ring back."""
         self._rung = False
 
     def sleep(self, seconds: float) -> None:
@@ -199,7 +199,7 @@ class Timer:
         self._timer.start(self._fire, update=True)
 
     def keep_alive(self, keep: bool) -> None:
-        """Tell whether the armed timer keeps the event loop running (somebody waits)."""
+        """Tell whether the armed timer keeps the event loop running (a greenlet waits)."""
         self._keep_alive = keep
         if self._timer is not None:
             self._timer.ref = keep

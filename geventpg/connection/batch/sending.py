@@ -218,7 +218,7 @@ def _send_independently(conn: BatchLink, statements: Sequence[Queued]) -> list[S
     # Do not prepare: a lost prepared statement could not run again at its position in the batch.
     exchange = Exchange(conn, statements, prepare=False, independent=True)
     try:
-        # A pooler may give the server to somebody else between two transactions on their way,
+        # A pooler may give the server to another client between two transactions on their way,
         # when it has read a part of the second: see `pipe_choice.is_suitable`.
         exchange.singly = is_pooled(conn)
     except psycopg.Error as error:
