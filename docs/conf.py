@@ -43,13 +43,16 @@ copybutton_exclude = ".linenos, .gp, .go"  # of a console block the commands onl
 html_theme_options = {"navigation_with_keys": True}
 
 
-def describe_statistic(_app, _what, name, _obj, _options, lines):
-    """Show a statistic's meaning, which is in the table, below its name."""
-    owner, _, field = name.rpartition(".")
-    within = {"PoolStats": "", "StatementStats": "statements."}.get(owner.rpartition(".")[2])
+def list_statistics(_app, _what, name, _obj, _options, lines):
+    """List the statistics of a class, whose meanings are in a table, below its docstring."""
+    within = {"PoolStats": "", "StatementStats": "statements."}.get(name.rpartition(".")[2])
     if within is not None:
-        lines += [one.text for one in STATISTICS if one.name == within + field]
+        for one in STATISTICS:
+            owner, _, field = one.name.rpartition(".")
+            if owner == within.rstrip("."):
+                lines.append(f"- ``{field}``: {one.text}")
+        lines.append("")
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", describe_statistic)
+    app.connect("autodoc-process-docstring", list_statistics)
