@@ -14,11 +14,11 @@ class DatabaseCreation(PostgreSQLCreation):  # type: ignore[misc]  # ships no ty
 
     def _clone_test_db(self, suffix: str, verbosity: int, keepdb: bool = False) -> None:
         self.connection.close()
-        registry.cut_off(self.connection.alias)
+        registry.abort(self.connection.alias)
         super()._clone_test_db(suffix, verbosity, keepdb)
 
     def _destroy_test_db(self, test_database_name: str, verbosity: int) -> Any:
         # Also the connections that greenlets still hold: the server refuses to drop a database
         # with clients.
-        registry.cut_off(self.connection.alias)
+        registry.abort(self.connection.alias)
         return super()._destroy_test_db(test_database_name, verbosity)

@@ -276,7 +276,7 @@ def close_all(timeout: float = 5.0) -> None:
         pool.close(timeout=remaining)
 
 
-def cut_off(name: str, timeout: float = 5.0) -> None:
+def abort(name: str, timeout: float = 5.0) -> None:
     """Close the pool *name* without waiting for its users; see `Pool.abort`.
 
     The configuration stays. Without gevent, connections in use are closed when they are returned.

@@ -26,7 +26,7 @@ class PlainPool(QueuePool):
             record.invalidate()  # SQLAlchemy connects again
         return record
 
-    def forget(self) -> None:
+    def start_anew_in_child(self) -> None:
         """Start anew in a forked child, without a byte on the parent's sockets."""
         old, size = self._pool, self.size()
         # It needs a new lock, too: a thread that the child does not have may hold the old one.

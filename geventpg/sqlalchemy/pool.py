@@ -360,15 +360,15 @@ class GeventPool(PlainPool):
 
     # -- forks --------------------------------------------------------------------------------
 
-    def forget(self) -> None:
+    def start_anew_in_child(self) -> None:
         """Start anew in a forked child, without a byte on the parent's sockets."""
-        super().forget()
+        super().start_anew_in_child()
         self._start_afresh()  # the pool behind has emptied itself
 
 
-def _forget_in_child() -> None:
+def _start_anew_in_child() -> None:
     for pool in list(_pools):
-        pool.forget()
+        pool.start_anew_in_child()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_start_anew_in_child)
