@@ -30,7 +30,7 @@ from .sharing import may_share, text_to_send
 INERROR = pq.TransactionStatus.INERROR
 
 MOST_ATTEMPTS = 5
-"""How often an idempotent statement is sent whose connection is lost each time."""
+"""Maximum of attempts for an idempotent statement: it is sent again when its connection is lost."""
 
 
 class Asked(NamedTuple):
@@ -123,7 +123,7 @@ class Alone:
                 self._give_back(conn)
 
     def _execute(self, conn: psycopg.Connection[Any], asked: Asked, take: Take) -> Any:
-        # Outside of BEGIN, which some statements do not like, unless it has something to say.
+        # Without BEGIN, which some statements refuse, unless BEGIN sets the isolation or the like.
         switch = not autocommit_of(conn) and begin_command_of(conn) == b"BEGIN"
         executed = False
         try:
@@ -142,7 +142,7 @@ class Alone:
             try:
                 return take(cur)
             finally:
-                # Executed is committed, whether or not its rows are what the user expects.
+                # What was executed is committed, whatever *take* says of its rows.
                 with self._bounded(conn):
                     conn.commit()
         except CommitUnknown:

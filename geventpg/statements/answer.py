@@ -25,7 +25,7 @@ READ_ONLY = errors.ReadOnlySqlTransaction.sqlstate
 def conclude(pipe: Pipe | None, call: Call, row_factory: RowFactory[Any] | None, take: Take) -> Any:
     """Return what the user asked for, or raise what went wrong.
 
-    Or return one of the instances of `Moved`: it is to be executed again.
+    Return an instance of `Moved` if the statement is to be executed again.
     """
     answer = call.answer
     if answer.__class__ is Moved:

@@ -1,4 +1,4 @@
-"""Ending what the server is at for nobody, or while others wait behind it."""
+"""Cancelling a statement whose caller is gone, or that blocks the statements queued behind it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger("geventpg")
 
 
 def cancel_head(pipe: Pipe) -> None:
-    """Cancel what the server is at, on a pipe that takes no statements any more.
+    """Cancel the running statement of a pipe that takes no statements any more.
 
-    It is for nobody, or it holds others up and will be executed again where it does not. The
-    request is repeated until it is over, because it may overtake its statement. Should it hit
-    another one that somebody waits for, that one is executed again as well: see `Pipe`.
+    Its caller is gone, or it delays others and will be executed again on a connection of its own.
+    The request is repeated until the statement is over, because it may overtake it. If the request
+    hits another statement whose caller waits, that one is executed again as well: see `Pipe`.
     """
     conn = pipe.conn
     head = pipe.sent[0] if pipe.sent else None
@@ -35,7 +35,7 @@ def cancel_head(pipe: Pipe) -> None:
             if pipe.sent[0] is not head:
                 if pipe.sent[0].wake is not None:
                     return
-                # The next one is for nobody either.
+                # The caller of the next one is gone, too.
                 head, pause = pipe.sent[0], GRACE
                 deadline = monotonic() + conn.cancel_timeout
             elif monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""Which statements cost the server so much time that they are better not sent with others.
+"""Which statements take the server so long that they are better not sent with others.
 
 Statements of one connection are executed one after the other: those that take the server long
 would take turns there, where on connections of their own they run at the same time. What they
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 COSTLY = 0.002
-"""Seconds of the server, several times in a row, that make a statement costly."""
+"""Seconds of the server's time that make a statement costly if it takes them several times."""
 
 SLOW = 0.05
-"""Seconds of the server that do so at once."""
+"""Seconds of the server's time that make a statement costly at once."""
 
 _STRIKES = 5
 _FIRST_PENALTY, _LONGEST_PENALTY = 4, 256
@@ -28,22 +28,23 @@ class Costs:
     """What is known of the statements of one pool.
 
     A statement that was costly is executed alone for a number of times, then one is tried with
-    others again. That number doubles each time that the trial goes wrong, and is forgotten when
-    one goes well: so a machine that stood still for a moment does no lasting harm. Only one: of
-    a hundred greenlets with the same statement all the others would be behind it.
+    others again. That number doubles each time that the trial goes wrong, and is dropped when
+    a trial goes well, so that a machine that stood still for a moment does no lasting harm. One
+    at a time is tried: of a hundred greenlets with the same statement, all others would be
+    delayed by it.
     """
 
     __slots__ = ("_levels", "_tried", "penalties", "suspects")
 
     def __init__(self) -> None:
         self.penalties: dict[bytes, int] = {}
-        """Texts that are costly: how many executions have to go by until the next trial."""
+        """For each costly text the number of executions until the next trial."""
         self._levels: dict[bytes, int] = {}
         self._tried: dict[bytes, None] = {}
         """Texts of which one is being tried."""
         self.suspects: dict[bytes, int] = {}
-        """Texts that were costly: how often in a row, 0 for those that had penalties. It is worth
-        knowing of them that they did not take long."""
+        """For each text that was costly, how often in a row; 0 for those that had penalties. Of
+        these texts the quick executions are noted, too."""
 
     def note(self, plan: Plan | None, seconds: float) -> None:
         """Note what a statement took that was sent with others."""
@@ -52,7 +53,7 @@ class Costs:
         text = plan.essence
         if seconds <= COSTLY:
             if text in self.penalties and text not in self._tried:
-                self.suspects[text] = 0  # it was on its way before it had them
+                self.suspects[text] = 0  # it was sent before it had them
             else:
                 for texts in (self.penalties, self._levels, self._tried, self.suspects):
                     texts.pop(text, None)
@@ -72,7 +73,7 @@ class Costs:
         if penalty > 1:
             self.penalties[text] = penalty - 1
             return True
-        # Should nothing be heard of this one (its greenlet is killed), another is tried then.
+        # If this one has no answer, because its greenlet is killed, another is tried then.
         self.penalties[text] = _FIRST_PENALTY
         _make_room(self._tried)
         self._tried[text] = None

@@ -2,8 +2,9 @@
 
 What all of them ask in one turn of the hub leaves together. Each statement has its own Sync,
 which is where its transaction is committed and where its answer is complete: an error is about
-that statement only. Answers come in the order of the statements, so who waits for one is at the
-front of the line, also if nobody does any more. Everything here runs in the hub and never waits.
+that statement only. Answers come in the order of the statements, so the next answer belongs to the
+first statement in line, also if its greenlet is gone. Everything here runs in the hub and never
+waits.
 
 The connection is checked out of its pool from the first statement to the last answer, and no
 longer: idle, it is the pool's like any other.
@@ -49,7 +50,7 @@ _OUT_OF_STEP = (
 )
 
 FAIR_SHARE = 0.01
-"""Seconds for which a connection is kept while others wait for one."""
+"""Seconds for which a connection is kept while greenlets wait for one."""
 
 
 class Pipe(Sending):
@@ -67,18 +68,18 @@ class Pipe(Sending):
         """Rings when answers came while a statement is cancelled."""
         self._cancelled: Call | None = None
         self._answer: deque[pq.abc.PGresult] = deque()
-        """What came of the answer to the first of those sent."""
+        """The parts of the answer to the first of those sent that are there."""
         self._out_of_step = False
-        """Answers came that fit no statement. From there on nobody knows whose they are."""
+        """Whether answers came that fit no statement. None after them can be trusted."""
         self._since = monotonic()
-        # Whoever kept the connection and uses it takes turns with all of this, as ever.
+        # A greenlet that kept the connection and uses it takes turns with all of this, as ever.
         conn.lock.__enter__()
         conn.pgconn.enter_pipeline_mode()
         conn.watch.attend(self._readable, self._stopped)
 
     @property
     def load(self) -> int:
-        """How many statements are ahead of a new one."""
+        """The number of statements ahead of a new one."""
         return len(self.sent) + len(self.queue)
 
     def retire(self) -> None:
@@ -118,8 +119,8 @@ class Pipe(Sending):
         now = monotonic()
         elapsed = now - self.head_since
         if elapsed > COSTLY or pipes.costs.suspects:
-            # A hub that was busy elsewhere did not look for the answer; but while there was more to
-            # do the server was at work all the time.
+            # A hub that was busy did not look for the answer, so the time that this thread used
+            # does not count. But with more statements ahead the server was at work all the time.
             seconds = elapsed - (thread_time() - self._busy)
             if self.sent:
                 seconds = max(seconds, elapsed / len(done))
@@ -180,7 +181,7 @@ class Pipe(Sending):
         return result
 
     def _spare_bystanders(self, done: list[Call]) -> None:
-        """Have those executed again that a cancel request hit and that somebody waits for.
+        """Have those executed again that a cancel request hit and whose greenlets wait for them.
 
         The server says that they failed: so nothing of them was done.
         """
@@ -192,7 +193,7 @@ class Pipe(Sending):
                     self._pipes.moved += 1
 
     def _hand_out(self, done: Iterable[Call]) -> None:
-        """Switch to those who wait for these answers, one after the other."""
+        """Switch to the greenlets that wait for these answers, one after the other."""
         queue, sent, pending = self.queue, self.sent, iter(done)
         try:
             for call in pending:
@@ -210,7 +211,7 @@ class Pipe(Sending):
     # -- the end --------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Something changed: give the connection back, or take in those who have none.
+        """Give the connection back, or take in statements that have none. Called after changes.
 
         Only in the hub: it may switch.
         """
@@ -230,7 +231,7 @@ class Pipe(Sending):
         return self.taking and now < self.lent.expires_at and not self.is_stuck(now)
 
     def is_stuck(self, now: float) -> bool:
-        """Tell whether the server is at one statement for long."""
+        """Tell whether the server has been at one statement for long."""
         if not self.sent or now - self.head_since < HEAD_LIMIT:
             return False
         if hub.poll(self.conn.watch.fd, hub.READ):
@@ -240,12 +241,12 @@ class Pipe(Sending):
         return True
 
     def finished_cancelling(self) -> None:
-        """No cancel request is under way any more: see whether that was what it waited for."""
+        """Settle if only a cancel request, which is over now, kept the connection."""
         self.cancelling = False
         self.settle()
 
     def set_apart(self, head: Call) -> None:
-        """A cancel request is about to be sent for *head*; it may hit another statement."""
+        """Note that a cancel request will be sent for *head*. It may hit another statement."""
         self._cancelled = head
 
     def _leave(self) -> None:
@@ -262,12 +263,12 @@ class Pipe(Sending):
         self._pipes.left(self)
 
     def _stopped(self, error: BaseException) -> None:
-        """Somebody else closed the connection."""
+        """React to the end of the connection: something else closed it."""
         assert isinstance(error, psycopg.Error)
         self._lose(error)
 
     def _lose(self, error: psycopg.Error, done: Sequence[Call] = ()) -> None:
-        """The connection is lost: say of each statement what is known. *done* have answers."""
+        """Give up a lost connection; tell each statement what is known. *done* have answers."""
         if self.dead:
             return
         self.taking, self.dead = False, True

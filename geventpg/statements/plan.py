@@ -40,7 +40,7 @@ TUPLES_OK = int(pq.ExecStatus.TUPLES_OK)  # which compares faster
 FATAL_ERROR = pq.ExecStatus.FATAL_ERROR
 
 LARGE = 65_536
-"""Bytes of parameters that are better sent where nobody waits for them to pass."""
+"""Bytes of parameters that are better sent where no other statement has to wait behind them."""
 
 _MOST_PLANS = 256
 
@@ -71,7 +71,7 @@ class Call:
     how: Sent
     """How it was sent."""
     deadline: float
-    """When the wait for it ends, and how long the user says that it is."""
+    """When the wait for it ends, and the seconds that the user gave for it."""
     timeout: float
 
     def __init__(  # noqa: PLR0917  # by name they would be slower
@@ -101,7 +101,7 @@ class Call:
 
 
 class Moved:
-    """The answer to a statement that is to be executed again: it certainly was not, or may be."""
+    """The answer to a statement that is to be executed again: it was not, or may be twice."""
 
     __slots__ = ()
 
@@ -151,11 +151,11 @@ class Plan:
         self.order = order
         self.parts = parts
         self.count = -1 if formats is None or order else len(formats)
-        """How many parameters a tuple or list has to have; -1: it takes more than counting."""
+        """The number of parameters in a tuple or list; -1: it takes more than counting."""
         self.shared = may_share(query, has_params=bool(formats))
         self.spare: abc.Transformer | None = None
-        """One that nobody uses. A loader or dumper of the user's may switch greenlets: who takes
-        it leaves ``None``, and puts it back when done."""
+        """A transformer that is free. It is taken out while it is used, and ``None`` left here,
+        because a loader or dumper of the user's may switch greenlets."""
 
     def transformer(self) -> abc.Transformer:
         """Return a new one, for when there is no spare one."""

@@ -29,9 +29,9 @@ class Result(Generic[T]):
         rows: list[T] | None = None,
     ) -> None:
         self.rowcount = rowcount
-        """How many rows were returned or changed, -1 if that has no meaning, as in psycopg."""
+        """The number of rows returned or changed, -1 if that has no meaning, as in psycopg."""
         self.statusmessage = statusmessage
-        """What the server calls it, such as ``INSERT 0 1``."""
+        """The server's words for what it did, such as ``INSERT 0 1``."""
         self.description = description
         """The columns, ``None`` if the statement returns no rows."""
         self._rows = rows

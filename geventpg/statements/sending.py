@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 BAD = pq.ConnStatus.BAD
 
 MOST_OUTSTANDING = 128
-"""Statements on their way on one connection. So many can be held up by one that is slow."""
+"""Maximum of statements in flight on one connection, and of those that a slow one can delay."""
 
 MOST_BYTES = 262_144
-"""Bytes of parameters on their way on one connection."""
+"""Maximum of bytes of parameters in flight on one connection."""
 
 PORTION = 32
-"""Statements that are worth sending together. So many on their way keep the server busy until
-the next ones come, which can just as well wait here: for company, or to go elsewhere."""
+"""Number of statements that are worth sending together. With that many in flight the server is busy
+until the next ones come. So these wait here: for company, or to go elsewhere."""
 
 ROOM_FOR_PORTION = MOST_OUTSTANDING - PORTION
-"""Statements on their way that leave room for a portion more."""
+"""Maximum of statements in flight that leaves room for a portion more."""
 
 HEAD_LIMIT = 0.005
 """Seconds with one statement after which new ones are better sent elsewhere."""
 
 
 _SAMPLED_FOR = 0.001
-"""Seconds for which a reading of the processor time will do: it is a system call."""
+"""Seconds for which a reading of the processor time is used again: it is a system call."""
 
 GRACE = 0.05
-"""Seconds that a statement has that is for nobody, or holds up others, before it is cancelled."""
+"""Seconds after which a statement is cancelled whose caller is gone, or that delays others."""
 
 
 class Sending(ABC):
@@ -62,18 +62,18 @@ class Sending(ABC):
         self.sent: deque[Call] = deque()
         """Sent and not answered."""
         self.stale_at = lent.expires_at
-        """When (``time.monotonic``) new ones are better put elsewhere."""
+        """From when on (``time.monotonic``) new ones are better put elsewhere."""
         self.head_since = 0.0
         """When the server got to the first of those sent, as far as can be known."""
         self.abandoned = 0
-        """How many of those sent nobody waits for."""
+        """The number of those sent whose greenlets are gone."""
         self.awake = False
-        """Whether it will come to look into the queue by itself."""
+        """Whether it will look into the queue by itself soon."""
         self.at_once = False
-        """Whether its turn is as good as over: who runs now is the only one to put a statement."""
+        """Whether its turn ends with the greenlet that runs now, and may put one statement."""
         self.dead = False
         self._busy = self._busy_read_at = 0.0
-        """How much processor time this thread had used shortly before: that is not the server's."""
+        """Processor time that this thread had used shortly before, which is not the server's."""
         self._pipes = pipes
         self.lent = lent
         self._pgconn = conn.pgconn
@@ -84,21 +84,21 @@ class Sending(ABC):
 
     @abstractmethod
     def settle(self) -> None:
-        """Something changed."""
+        """Give the connection back, or take in statements that have none."""
 
     @abstractmethod
     def _lose(self, error: psycopg.Error) -> None:
-        """The connection is lost."""
+        """Give up a lost connection."""
 
     @abstractmethod
     def _hand_out(self, done: Iterable[Call]) -> None:
-        """Switch to those who wait for these answers."""
+        """Switch to the greenlets that wait for these answers."""
 
     def put(self, call: Call) -> None:
         """Have a statement sent at the end of this turn of the hub, or soon. Does not switch.
 
-        One that nobody can join leaves here: what is left to do for the last answer is then done
-        while the server is at work.
+        If no other statement can join it, it leaves at once. Then the server is at work already
+        while the last answer is dealt with here.
         """
         self.queue.append(call)
         if not self.awake:
@@ -109,7 +109,7 @@ class Sending(ABC):
             self._send()
 
     def _turn(self) -> None:
-        """The turn of the hub is over: send what was put here."""
+        """Send what was put here: the turn of the hub is over."""
         self.awake = False
         if not self.dead:
             self._send_portion()
@@ -184,13 +184,13 @@ class Sending(ABC):
             if number > pipes.batch_max:  # noqa: PLR1730  # a call less
                 pipes.batch_max = number
         if queue:
-            # Should the head turn out to be slow, they are better off elsewhere.
+            # If the head turns out to be slow, the others are better off elsewhere.
             pipes.look_at(self.head_since + HEAD_LIMIT)
         elif len(sent) > 1:
             pipes.look_at(self.head_since + GRACE)
 
     def _begin_head(self, now: float) -> None:
-        """The server gets to the first of those sent: new ones are well off here for a while."""
+        """Note that the server gets to the first of those sent. New ones are welcome now."""
         self.head_since = now
         stale_at, expires_at = now + HEAD_LIMIT, self.lent.expires_at
         self.stale_at = stale_at if stale_at < expires_at else expires_at
