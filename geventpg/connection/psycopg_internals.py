@@ -976,7 +976,7 @@ class OpenPool(ConnectionPool[CT]):
     """psycopg_pool's pool without its engine.
 
     Users' tests and tools read a few of its private names. They find them here, made of our public
-    ones. The constructor is ours to write: psycopg_pool's would start an engine.
+    ones. A subclass leaves psycopg_pool's constructor out, which would prepare its engine.
     """
 
     _sched_runner, _workers = None, []  # it has no threads
@@ -985,9 +985,6 @@ class OpenPool(ConnectionPool[CT]):
     _pool: deque[CT] = property(lambda self: deque(self.idle_connections()))  # type: ignore[assignment]
     _nconns: int = property(lambda self: self.get_stats()["pool_size"])  # type: ignore[assignment]
     _waiting: deque[Any] = property(lambda self: deque(self.waiters()))  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        """Start no engine."""
 
     def idle_connections(self) -> list[CT]:
         """Return the idle connections, the most recently used last. They are to be looked at only.
@@ -1009,6 +1006,11 @@ def backoff() -> tuple[float, float, float]:
         getattr(of, "DELAY_BACKOFF", 2.0),
         getattr(of, "DELAY_JITTER", 0.1),
     )
+
+
+def pool_of(conn: Any) -> Any:
+    """Return the pool that has given *conn* out, ours or psycopg_pool's; ``None`` if none has."""
+    return getattr(conn, "_pool", None)
 
 
 KNOWS_STOCK_POOLS = is_on("places in psycopg_pool's pools")

@@ -31,7 +31,7 @@ from geventpg.connection.abc import UNOBSERVED
 from geventpg.connection.batch.batch import Batch, StatementResult
 from geventpg.connection.batch.sending import send_on
 from geventpg.connection.connection import Connection
-from geventpg.connection.psycopg_internals import OpenPool
+from geventpg.connection.psycopg_internals import OpenPool, pool_of
 from geventpg.conninfo.checks import check_conninfo
 from geventpg.conninfo.discretion import discreet
 from geventpg.errors import PoolClosed, PoolTimeout, TooManyRequests
@@ -169,6 +169,7 @@ class Pool(OpenPool[CT]):
         use_lifo: bool = True,
         timings: bool = False,
     ) -> None:
+        # psycopg_pool's constructor is left out: it would prepare an engine of threads.
         options = {k: v for k, v in locals().items() if k not in ("self", "conninfo", "__class__")}
         check_conninfo(conninfo)
         check_options(options)
@@ -433,7 +434,7 @@ class Pool(OpenPool[CT]):
         refusal = f"can't return connection to pool {self.name!r}"
         if slot is not None or any(idle.conn is conn for idle in self._idle):
             return ValueError(f"{refusal} twice: {conn}")
-        pool = getattr(conn, "pool", None)
+        pool = pool_of(conn)
         if pool is self:
             return ValueError(f"{refusal} twice: {conn}")
         whence = f"it comes from pool {pool.name!r}" if pool else "it doesn't come from any pool"
