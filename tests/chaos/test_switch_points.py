@@ -32,7 +32,7 @@ CALLER = "the caller"
 CONNECTOR = "_run"
 CLEANER = "_clean"
 PROBE = "_probe"
-WATCHDOG = "watch"
+WATCHDOG = "_watch"
 
 
 @dataclass
