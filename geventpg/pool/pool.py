@@ -763,6 +763,8 @@ class Pool(OpenPool[CT]):
 
         It is called by itself. The child's event loop is not ready yet, so connecting waits for
         the first use.
+
+        :meta private:
         """
         before = self._core
         self._connector.abandon()
@@ -893,9 +895,14 @@ class Pool(OpenPool[CT]):
 
         It takes back what ended raw greenlets still hold, and tells whether some live on. It
         must not switch.
+
+        :meta private:
         """
         self._core.reclaim = reclaim
 
     def check_hub(self) -> None:
-        """Raise `WrongHub` unless the current greenlet can wait on this pool's hub."""
+        """Raise `WrongHub` unless the current greenlet can wait on this pool's hub.
+
+        :meta private:
+        """
         self._core.check_hub()
