@@ -985,6 +985,9 @@ class OpenPool(ConnectionPool[CT]):
     _pool: deque[CT] = property(lambda self: deque(self.idle_connections()))  # type: ignore[assignment]
     _nconns: int = property(lambda self: self.get_stats()["pool_size"])  # type: ignore[assignment]
     _waiting: deque[Any] = property(lambda self: deque(self.waiters()))  # type: ignore[assignment]
+    _configure = property(lambda self: self.callback("configure"))
+    _check = property(lambda self: self.callback("check"))
+    _reset = property(lambda self: self.callback("reset"))
 
     def idle_connections(self) -> list[CT]:
         """Return the idle connections, the most recently used last. They are to be looked at only.
@@ -995,6 +998,10 @@ class OpenPool(ConnectionPool[CT]):
 
     def waiters(self) -> Sequence[object]:
         """Return the waiters for a connection now, the first in line first."""
+        raise NotImplementedError
+
+    def callback(self, name: str) -> Any:
+        """Return the user's function that is called ``configure``, ``check`` or ``reset``."""
         raise NotImplementedError
 
 

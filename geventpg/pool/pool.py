@@ -847,6 +847,13 @@ class Pool(OpenPool[CT]):
         """
         return [cast(CT, slot.conn) for slot in list(self._idle)]
 
+    def callback(self, name: str) -> Any:
+        """Return the user's function that is called ``configure``, ``check`` or ``reset``.
+
+        ``None`` if there is none. Does not block or switch.
+        """
+        return getattr(self._settings, name)
+
     def add_listener(self, listener: Listener, *kinds: str) -> None:
         """Call *listener* with an `Event` whenever one of *kinds* happens; without any: of all.
 

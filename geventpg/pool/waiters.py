@@ -21,8 +21,8 @@ from geventpg.errors import PoolTimeout
 _COALESCE = 0.005
 
 
-class Waiter(hub.Parked):
-    """A greenlet waiting for a slot until its deadline."""
+class PlaceInLine(hub.Parked):
+    """The place in line of one waiter, until its deadline."""
 
     __slots__ = ("deadline", "since")
 
@@ -30,7 +30,7 @@ class Waiter(hub.Parked):
     since: float
 
 
-_new = Waiter.__new__
+_new = PlaceInLine.__new__
 
 
 class WaitQueue:
@@ -39,7 +39,7 @@ class WaitQueue:
     def __init__(self) -> None:
         self._hub = hub.current_hub()
         self._run_callback = self._hub.loop.run_callback
-        self.line: OrderedDict[Waiter, None] = OrderedDict()
+        self.line: OrderedDict[PlaceInLine, None] = OrderedDict()
         """The waiters, the first in front; for others to look at."""
         self._timer = hub.Timer(self._expire)
         self._last_deadline = 0.0
@@ -51,13 +51,13 @@ class WaitQueue:
     def __bool__(self) -> bool:
         return bool(self.line)
 
-    def __iter__(self) -> Iterator[Waiter]:
+    def __iter__(self) -> Iterator[PlaceInLine]:
         yield from list(self.line)
 
-    def join(self, deadline: float, since: float) -> Waiter:
+    def join(self, deadline: float, since: float) -> PlaceInLine:
         """Queue up the current greenlet, which waits from *since*. Does not switch."""
         # The constructor of `Parked` without its calls: in a busy pool four checkouts in five wait.
-        waiter = _new(Waiter)
+        waiter = _new(PlaceInLine)
         waiter.deadline, waiter.since = deadline, since
         waiter.hub = owner = self._hub
         waiter.greenlet = current = getcurrent()
@@ -76,7 +76,7 @@ class WaitQueue:
             self._timer.arm(deadline)
         return waiter
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, waiter: PlaceInLine) -> None:
         """Take a waiter that was interrupted out of the queue, if it is still there."""
         self.line.pop(waiter, None)
         if not self.line:
@@ -111,7 +111,7 @@ class WaitQueue:
     def _expire(self) -> None:
         now = monotonic()
         earliest = None
-        late: list[Waiter] = []
+        late: list[PlaceInLine] = []
         for waiter in self.line:
             if waiter.deadline <= now:
                 late.append(waiter)

@@ -701,3 +701,16 @@ def test_num_workers_bounds_how_many_connect_at_once(make_pool):
     pool = make_pool(connection_class=Slow, min_size=8, max_size=8, num_workers=2)
     pool.wait()
     assert peak == 2
+
+
+def test_what_other_packages_read_of_a_pool_is_there(make_pool):
+    """Django's own tests ask whether its pool has a ``check``, by psycopg_pool's private name."""
+
+    def nothing(_conn):
+        pass
+
+    pool = make_pool(min_size=1, check=nothing, reset=nothing, configure=nothing)
+    pool.wait()
+    assert pool._check is pool._reset is pool._configure is nothing
+    assert (len(pool._pool), pool._nconns, len(pool._waiting)) == (1, 1, 0)
+    assert make_pool()._check is None

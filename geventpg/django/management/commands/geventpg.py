@@ -55,7 +55,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # ships no types
             "--rest",
             type=float,
             default=5.0,
-            help="drain sessions that were idle for SECONDS; a request that pauses longer"
+            help="drain sessions that were idle this long (s); a request that pauses longer"
             " between two statements, outside a transaction, would lose its connection",
         )
         parser.add_argument(
